@@ -1,0 +1,7 @@
+// The Python face of csrc: signatures only. Checks shapes and dtypes, releases the GIL, calls.
+#include <nanobind/nanobind.h>
+
+NB_MODULE(_native, m) {
+    m.doc() = "penstock's native executor";
+    m.attr("__version__") = PENSTOCK_VERSION;
+}
