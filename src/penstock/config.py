@@ -1,0 +1,175 @@
+"""Composed, frozen configuration. Flat keyword arguments (vLLM's names) are sorted into it by :func:`from_kwargs`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from penstock.errors import ConfigError, nearest
+
+DTYPES = {"auto": "auto", "float32": "f32", "float": "f32", "float16": "f16", "half": "f16", "bfloat16": "bf16"}
+KV_DTYPES = {**DTYPES, "fp16": "f16", "bf16": "bf16", "fp32": "f32"}
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+ComputeType = Literal["auto", "f32", "f16", "bf16"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Which checkpoint, and how it is read. ``model`` None is the embedded model.
+
+    ``dtype``: the arithmetic of linears. ``auto`` takes bf16 where weights are bf16 and the CPU has it, else float32;
+    ``float32`` keeps activations exact whatever the weights' type. Weights stay in the type of the file.
+    """
+
+    model: str | None = None
+    tokenizer: str | None = None
+    skip_tokenizer_init: bool = False
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    quantization: str | None = None
+    revision: str | None = None
+    download_dir: str | None = None
+    served_model_name: str | None = None
+    generation_config: str = "auto"
+    chat_template: str | None = None
+    trust_remote_code: bool = False
+    hf_overrides: Mapping[str, Any] | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """The paged KV cache. ``kv_cache_memory`` bytes at most (None: a share ``memory_utilization`` of what is free now).
+
+    Only address space is reserved at start; memory is taken as the cache fills.
+    """
+
+    block_size: int = 16
+    kv_cache_dtype: str = "auto"
+    kv_cache_memory: int | None = None
+    memory_utilization: float = 0.4
+    enable_prefix_caching: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """Bounds of a step: sequences, and tokens (prefill chunks and decodes share one budget)."""
+
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 512
+    max_logits_rows: int = 256
+    max_waiting: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorConfig:
+    """Who runs the program. ``mode`` static: one call a step; dynamic: op by op, with hooks. ``threads`` 0: all cores."""
+
+    executor: Literal["auto", "native", "torch"] = "auto"
+    mode: Literal["static", "dynamic"] = "static"
+    threads: int = 0
+    isa: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+
+
+SYNONYMS = {
+    "model_path": "model",
+    "model_id": "model",
+    "model_id_or_path": "model",
+    "model_name_or_path": "model",
+    "torch_dtype": "dtype",
+    "max_length": "max_model_len",
+    "kv_cache_memory_bytes": "kv_cache_memory",
+    "gpu_memory_utilization": "memory_utilization",
+    "num_threads": "threads",
+    "device": "executor",
+}
+"""Names that other engines use for a notion that penstock has."""
+
+HARMLESS = frozenset({
+    "tensor_parallel_size", "pipeline_parallel_size", "enforce_eager", "swap_space", "disable_log_stats",
+    "enable_chunked_prefill", "distributed_executor_backend", "max_seq_len_to_capture", "use_v2_block_manager",
+})  # fmt: skip
+"""Names that vLLM users pass and that cannot change a result here; values that ask for more than one device are refused."""
+
+
+def from_kwargs(kwargs: Mapping[str, Any]) -> Config:
+    """Sort flat keyword arguments into a checked :class:`Config`.
+
+    Raises ``ConfigError`` for an unknown name (with the nearest known one) or a value out of range.
+    """
+    parts: dict[str, dict[str, Any]] = {"model": {}, "cache": {}, "scheduler": {}, "executor": {}}
+    types = {"model": ModelConfig, "cache": CacheConfig, "scheduler": SchedulerConfig, "executor": ExecutorConfig}
+    owner = {f.name: part for part, cls in types.items() for f in fields(cls)}
+    for given, value in kwargs.items():
+        name = SYNONYMS.get(given, given)
+        if name in HARMLESS:
+            if name.endswith("_parallel_size") and value not in (None, 1):
+                raise ConfigError(f"{given}={value!r}: this build runs on one device; use 1")
+            continue
+        if name not in owner:
+            raise ConfigError(f"unknown option '{given}'{nearest(given, [*owner, *SYNONYMS])}")
+        parts[owner[name]][name] = _plain(name, value)
+    config = Config(**{part: types[part](**values) for part, values in parts.items()})
+    _check(config)
+    return config
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Accept the objects that users pass where a plain value is meant: ``torch.float16``, ``Path``, upper-case methods."""
+    if name in ("dtype", "kv_cache_dtype") and value is not None:
+        return str(value).removeprefix("torch.").lower()
+    if name in ("model", "tokenizer", "download_dir", "chat_template") and isinstance(value, Path):
+        return str(value)
+    if name == "quantization" and isinstance(value, str):
+        return value.lower()
+    if name == "executor" and isinstance(value, str):
+        return {"cpu": "native"}.get(value, value)
+    return value
+
+
+def _check(config: Config) -> None:
+    def need(ok: bool, name: str, value: object, want: str) -> None:
+        if not ok:
+            raise ConfigError(f"{name} must be {want}, got {value!r}")
+
+    model, cache, sched, execu = config.model, config.cache, config.scheduler, config.executor
+    need(model.dtype in DTYPES, "dtype", model.dtype, f"one of {', '.join(DTYPES)}")
+    need(
+        model.max_model_len is None or _whole(model.max_model_len, 1, 1 << 24),
+        "max_model_len", model.max_model_len, "a whole number of tokens from 1 to 16777216",
+    )  # fmt: skip
+    need(cache.block_size in BLOCK_SIZES, "block_size", cache.block_size, f"one of {BLOCK_SIZES}")
+    need(cache.kv_cache_dtype in KV_DTYPES, "kv_cache_dtype", cache.kv_cache_dtype, f"one of {', '.join(KV_DTYPES)}")
+    need(
+        cache.kv_cache_memory is None or _whole(cache.kv_cache_memory, 1, 1 << 50),
+        "kv_cache_memory", cache.kv_cache_memory, "a number of bytes",
+    )  # fmt: skip
+    need(
+        isinstance(cache.memory_utilization, int | float) and 0 < cache.memory_utilization <= 1,
+        "memory_utilization", cache.memory_utilization, "a share above 0, at most 1",
+    )  # fmt: skip
+    for name, high in (
+        ("max_num_seqs", 4096), ("max_num_batched_tokens", 1 << 17), ("max_logits_rows", 1 << 14), ("max_waiting", 1 << 24),
+    ):  # fmt: skip
+        need(_whole(getattr(sched, name), 1, high), name, getattr(sched, name), f"a whole number from 1 to {high}")
+    need(
+        sched.max_logits_rows >= sched.max_num_seqs,
+        "max_logits_rows", sched.max_logits_rows, f"at least max_num_seqs ({sched.max_num_seqs})",
+    )  # fmt: skip
+    need(execu.executor in ("auto", "native", "torch"), "executor", execu.executor, "auto, native or torch")
+    need(execu.mode in ("static", "dynamic"), "mode", execu.mode, "static or dynamic")
+    need(_whole(execu.threads, 0, 1024), "threads", execu.threads, "a whole number from 0 (all cores) to 1024")
+
+
+def _whole(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high

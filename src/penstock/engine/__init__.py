@@ -1,0 +1,1 @@
+"""Sequences, KV blocks, scheduling. Speaks token ids only."""

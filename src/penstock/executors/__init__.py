@@ -1,0 +1,1 @@
+"""Executors run programs: ``native`` (C++, CPUs) and ``torch`` (the plain reference, later CUDA)."""

@@ -1,0 +1,111 @@
+"""The executor protocol: who runs a program. Three verbs: ``load`` weights, ``run`` a batch, ``close``.
+
+An executor owns tensors, KV memory and (later) graphs. It is made for one program and one set of limits, and knows
+neither requests nor text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.models.program import Op, Program, WeightSpec
+from penstock.quant.scheme import WeightData
+from penstock.types import Batch, StepOutput
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one executor must be able to hold. Rows are tokens of a step; ``logits_rows`` rows of logits of a step."""
+
+    max_tokens: int
+    max_seqs: int
+    max_logits_rows: int
+    max_context: int
+    num_blocks: int
+    block_size: int
+    kv_dtype: Literal["f32", "f16", "bf16"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorInfo:
+    """What was resolved at start, for the one table that is printed: name, ISA, threads, arithmetic, kernels."""
+
+    name: str
+    isa: str
+    threads: int
+    compute: str
+    details: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes: ``weights`` and ``workspace`` taken, ``kv_reserved`` as address space, ``kv_used`` touched so far."""
+
+    weights: int
+    workspace: int
+    kv_reserved: int
+    kv_used: int
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """One op as dynamic mode ran it: its outputs (views, valid during the hook) and the seconds it took."""
+
+    index: int
+    op: Op
+    outputs: Mapping[str, NDArray[np.float32]]
+    seconds: float
+
+
+Hook = Callable[[Traced], None]
+WeightStream = Iterable[tuple[WeightSpec, WeightData]]
+
+
+class Executor(Protocol):
+    """Runs one program. Not thread-safe: one caller at a time."""
+
+    program: Program
+    limits: Limits
+
+    @property
+    def info(self) -> ExecutorInfo: ...
+
+    @property
+    def memory(self) -> Memory: ...
+
+    def load(self, weights: WeightStream) -> None:
+        """Take every weight of the program once, converting as it comes. Raises ``CheckpointError`` if one is absent."""
+
+    def run(self, batch: Batch) -> StepOutput:
+        """One step. Raises ``ExecutionError``; the KV rows of the batch are then undefined, nothing else changes."""
+
+    def trace(self, batch: Batch, hook: Hook) -> StepOutput:
+        """The same step op by op over the unfused program, showing each op to ``hook``; the same bits as :meth:`run`."""
+
+    def close(self) -> None:
+        """Free everything. Idempotent."""
+
+
+def kv_block_bytes(program: Program, block_size: int, kv_dtype: str) -> int:
+    """Bytes of one KV block over all layers."""
+    width = {"f32": 4, "f16": 2, "bf16": 2}[kv_dtype]
+    return sum(2 * kv.kv_heads * kv.head_dim * width * block_size for kv in program.kv)
+
+
+def resolve(name: str) -> Callable[..., Any]:
+    """The executor class for ``native``, ``torch`` or ``auto`` (native), imported only now.
+
+    Its signature is ``Executor(program, limits, *, compute, threads, isa, mode)``.
+    """
+    if name == "torch":
+        from penstock.executors.torch.executor import TorchExecutor
+
+        return TorchExecutor
+    from penstock.executors.native.executor import NativeExecutor
+
+    return NativeExecutor

@@ -1,0 +1,1 @@
+"""The torch executor: the reference meaning of every op."""

@@ -1,0 +1,1 @@
+"""Facts, programs and passes: what a model is, as data."""

@@ -1,0 +1,1 @@
+"""Rewrites of programs: pure functions from Program to Program."""

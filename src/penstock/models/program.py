@@ -1,0 +1,210 @@
+"""The program: a decoder as a flat list of ops over named values and named weights. Plain data.
+
+Every value is a float32 matrix ``[rows, width]``; rows are the step's tokens, or only the rows whose logits are wanted
+(after ``select``). Inputs are the integer values ``ids`` and ``positions`` of the batch. ``OPS`` states what each kind
+takes; its reference meaning is the plain executor in ``executors/torch``. Passes are pure functions Program -> Program.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+Scalar = int | float | str | bool
+Rows = Literal["tokens", "logits"]
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A named matrix ``[rows, width]``; ``dtype`` is ``f32`` except for the integer inputs (``i32``)."""
+
+    name: str
+    width: int
+    rows: Rows = "tokens"
+    dtype: Literal["f32", "i32"] = "f32"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSpec:
+    """A named weight under its canonical name.
+
+    ``matrix`` [n, k]: used by a linear (y = x W^T) and perhaps gathered by ``embed`` (tied). ``table`` [n, k]: gathered
+    only. ``vector`` [n]: norm weights, biases. ``experts`` [experts, n, k]. Which format the numbers have is the
+    scheme's affair (``quant/``), not the program's.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Literal["matrix", "table", "vector", "experts"]
+
+
+@dataclass(frozen=True, slots=True)
+class KVSpec:
+    """What one layer keeps per cached token: ``kv_heads`` keys and values of ``head_dim``; ``window`` if it forgets."""
+
+    kv_heads: int
+    head_dim: int
+    window: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operation. ``weights`` are names in the order that OPS states, ``""`` where an optional one is absent."""
+
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    weights: tuple[str, ...] = ()
+    attrs: Mapping[str, Scalar] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        args = ", ".join([*self.inputs, *(f"%{w}" for w in self.weights if w)])
+        attrs = " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in self.attrs.items())
+        return f"{', '.join(self.outputs) or '-'} = {self.kind}({args}){' {' + attrs + '}' if attrs else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class OpDef:
+    """What an op kind takes: names of inputs, outputs, weights (``?`` optional, ``*`` repeated) and attributes."""
+
+    inputs: str
+    outputs: str
+    weights: str
+    attrs: str
+    meaning: str
+
+
+OPS: dict[str, OpDef] = {
+    "embed": OpDef("ids", "y", "weight", "scale", "y = weight[ids] * scale"),
+    "embed_positions": OpDef("positions", "y", "weight", "offset channel", "y = weight[positions[channel] + offset]"),
+    "norm": OpDef(
+        "x", "y", "weight bias?", "norm eps plus_one group",
+        "rms or layer norm over groups of `group` elements (0: the whole row); statistics in float32",
+    ),
+    "linear": OpDef("x", "y*", "(weight bias?)*", "", "y_i = x weight_i^T + bias_i for each of the outputs"),
+    "angles": OpDef(
+        "positions", "cs", "", "inv_freq scale channel length …",
+        "cs = [cos | sin] of position * inv_freq, times scale; `length` rules change inv_freq by token (models/rope.py)",
+    ),
+    "rope": OpDef(
+        "x cs", "y", "", "head_dim dim start interleaved",
+        "rotate elements start..start+dim of every head of x by the angles; the rest is passed through",
+    ),
+    "store": OpDef("k v", "", "", "layer", "write k and v rows into the layer's cache at Batch.slots"),
+    "attention": OpDef(
+        "q", "y", "", "layer heads kv_heads head_dim scale window softcap alibi log_n bidirectional",
+        "softmax(mask(q K^T * scale)) V over the sequence's cache, this step's stored rows included",
+    ),
+    "gated": OpDef("gate up", "y", "", "activation", "y = activation(gate) * up"),
+    "activation": OpDef("x", "y", "", "activation", "y = activation(x)"),
+    "add": OpDef("a b", "y", "", "", "y = a + b"),
+    "scale": OpDef("x", "y", "", "factor", "y = x * factor"),
+    "gate": OpDef("x g", "y", "", "", "y = x * sigmoid(g); g has width 1"),
+    "moe": OpDef(
+        "x router", "y", "gate up down", "experts top_k renormalise activation width",
+        "sum over the chosen experts of p_e * down_e(activation(gate_e(x)) * up_e(x))",
+    ),
+    "select": OpDef("x", "y", "", "", "y = the rows of x whose logits are wanted (Batch.logits_rows)"),
+    "softcap": OpDef("x", "y", "", "cap", "y = cap * tanh(x / cap)"),
+    # made by passes only
+    "fused_linear": OpDef(
+        "x residual?", "y*", "(weight bias?)* norm_weight? norm_bias?",
+        "parts norm eps plus_one residual activation",
+        "optional norm of x, then linears; then `activation`: y = act(y_0) * y_1, or `residual`: y = residual + y_0",
+    ),
+    "qk_rope_store": OpDef(
+        "q k v cs?", "y", "q_norm? k_norm?", "layer heads kv_heads head_dim dim start interleaved norm eps plus_one",
+        "norm per head of q and k, rotate both, store k and v; y is the rotated q",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A decoder. ``constants`` are float32 vectors named by op attributes (``inv_freq``, ``alibi``)."""
+
+    name: str
+    ops: tuple[Op, ...]
+    values: Mapping[str, Value]
+    weights: Mapping[str, WeightSpec]
+    kv: tuple[KVSpec, ...]
+    outputs: Mapping[str, str]
+    constants: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def with_ops(self, ops: tuple[Op, ...], values: Mapping[str, Value] | None = None) -> Program:
+        """This program with other ops; values that no op touches any more are dropped."""
+        pool = {**self.values, **(values or {})}
+        used = {n for op in ops for n in (*op.inputs, *op.outputs)} | set(self.outputs.values())
+        return replace(self, ops=ops, values={n: v for n, v in pool.items() if n in used})
+
+    def consumers(self, value: str) -> Iterator[int]:
+        """Indexes of the ops that read ``value``."""
+        return (i for i, op in enumerate(self.ops) if value in op.inputs)
+
+    def __str__(self) -> str:
+        lines = [f"program {self.name}: {len(self.ops)} ops, {len(self.weights)} weights, {len(self.kv)} cache layers"]
+        for op in self.ops:
+            shape = " ".join(f"[{self.values[o].rows}, {self.values[o].width}]" for o in op.outputs)
+            lines.append(f"  {op}  {shape}".rstrip())
+        lines.append("  return " + ", ".join(f"{k}={v}" for k, v in self.outputs.items()))
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """A stable text form; :meth:`from_json` gives an equal program back."""
+        data = {
+            "version": FORMAT_VERSION,
+            "name": self.name,
+            "ops": [asdict(op) for op in self.ops],
+            "values": [asdict(v) for v in self.values.values()],
+            "weights": [asdict(w) for w in self.weights.values()],
+            "kv": [asdict(k) for k in self.kv],
+            "outputs": dict(self.outputs),
+            "constants": {k: list(v) for k, v in self.constants.items()},
+        }
+        return json.dumps(data, separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str) -> Program:
+        """Read :meth:`to_json`'s form. Raises ``ValueError`` for another version or an inconsistent program."""
+        data: dict[str, Any] = json.loads(text)
+        if data.get("version") != FORMAT_VERSION:
+            raise ValueError(f"program format {data.get('version')!r} is not {FORMAT_VERSION}")
+        program = Program(
+            name=data["name"],
+            ops=tuple(
+                Op(o["kind"], tuple(o["inputs"]), tuple(o["outputs"]), tuple(o["weights"]), o["attrs"])
+                for o in data["ops"]
+            ),
+            values={v["name"]: Value(**v) for v in data["values"]},
+            weights={w["name"]: WeightSpec(w["name"], tuple(w["shape"]), w["kind"]) for w in data["weights"]},
+            kv=tuple(KVSpec(**k) for k in data["kv"]),
+            outputs=data["outputs"],
+            constants={k: tuple(v) for k, v in data["constants"].items()},
+        )
+        check(program)
+        return program
+
+
+def check(program: Program) -> None:
+    """Raise ``ValueError`` unless every op is known and every name defined before use, once."""
+    known = {n for n, v in program.values.items() if v.dtype == "i32"}
+    for i, op in enumerate(program.ops):
+        where = f"op {i} ({op.kind})"
+        if op.kind not in OPS:
+            raise ValueError(f"{where}: unknown kind")
+        for name in op.inputs:
+            if name not in known:
+                raise ValueError(f"{where}: value '{name}' is used before it is defined")
+        for name in op.weights:
+            if name and name not in program.weights:
+                raise ValueError(f"{where}: weight '{name}' is not declared")
+        for name in op.outputs:
+            if name not in program.values or name in known:
+                raise ValueError(f"{where}: value '{name}' is undeclared or defined twice")
+            known.add(name)
+    for name in program.outputs.values():
+        if name not in known:
+            raise ValueError(f"output '{name}' is never computed")

@@ -1,0 +1,316 @@
+"""Plain data that travels between rooms: what a request asks, what a step gets, what a user receives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import RequestError
+
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
+U64 = NDArray[np.uint64]
+U32 = NDArray[np.uint32]
+U8 = NDArray[np.uint8]
+F32 = NDArray[np.float32]
+
+MAX_N = 128
+MAX_LOGPROBS = 100
+MAX_STOPS = 64
+MAX_LOGIT_BIAS = 4096
+MAX_TOKENS = 1 << 24
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+class RequestOutputKind(Enum):
+    """What a stream yields: all text so far, only what is new, or one final output."""
+
+    CUMULATIVE = 0
+    DELTA = 1
+    FINAL_ONLY = 2
+
+
+def _bad(name: str, value: object, want: str) -> RequestError:
+    return RequestError(f"{name} must be {want}, got {value!r}", name)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen. Names and meanings as vLLM's; every field is checked on construction.
+
+    Order: ``logit_bias``, penalties (repetition over prompt and output as in transformers; presence and frequency over
+    output), ``temperature`` (0 is greedy), ``top_k`` (0 or -1 off), ``top_p``, ``min_p``, then one draw with ``seed``.
+    ``max_tokens`` None means as many as the context allows. ``logprobs`` n: the chosen token's and the n best, of the
+    raw distribution. Raises ``RequestError`` that names the field.
+    """
+
+    n: int = 1
+    best_of: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    max_tokens: int | None = 16
+    min_tokens: int = 0
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    detokenize: bool = True
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    include_stop_str_in_output: bool = False
+    logit_bias: Mapping[int, float] | None = None
+    allowed_token_ids: tuple[int, ...] | None = None
+    output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        if isinstance(self.stop, str):
+            set_(self, "stop", (self.stop,))
+        set_(self, "stop", tuple(self.stop or ()))
+        set_(self, "stop_token_ids", tuple(self.stop_token_ids or ()))
+        if self.allowed_token_ids is not None:
+            set_(self, "allowed_token_ids", tuple(self.allowed_token_ids))
+        if self.top_k == -1:
+            set_(self, "top_k", 0)
+        self._check_counts()
+        self._check_numbers()
+        self._check_lists()
+
+    def _check_counts(self) -> None:
+        for name, low, high in (
+            ("n", 1, MAX_N),
+            ("best_of", 1, MAX_N),
+            ("top_k", 0, 1 << 31),
+            ("max_tokens", 1, MAX_TOKENS),
+            ("min_tokens", 0, MAX_TOKENS),
+            ("logprobs", 0, MAX_LOGPROBS),
+            ("prompt_logprobs", 0, MAX_LOGPROBS),
+            ("seed", -(1 << 63), (1 << 64) - 1),
+        ):
+            value = getattr(self, name)
+            if value is None and name in ("best_of", "max_tokens", "logprobs", "prompt_logprobs", "seed"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
+                raise _bad(name, value, f"an integer from {low} to {high}")
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise _bad("min_tokens", self.min_tokens, f"at most max_tokens ({self.max_tokens})")
+        if self.best_of is not None and self.best_of < self.n:
+            raise _bad("best_of", self.best_of, f"at least n ({self.n})")
+
+    def _check_numbers(self) -> None:
+        for name, low, high, open_low in (
+            ("temperature", 0.0, 100.0, False),
+            ("top_p", 0.0, 1.0, True),
+            ("min_p", 0.0, 1.0, False),
+            ("repetition_penalty", 0.0, 100.0, True),
+            ("presence_penalty", -100.0, 100.0, False),
+            ("frequency_penalty", -100.0, 100.0, False),
+        ):
+            value = getattr(self, name)
+            ok = isinstance(value, int | float | np.floating) and not isinstance(value, bool) and math.isfinite(value)
+            if not ok or not (low < value if open_low else low <= value) or value > high:
+                raise _bad(name, value, f"a number {'above' if open_low else 'from'} {low:g} up to {high:g}")
+
+    def _check_lists(self) -> None:
+        if len(self.stop) > MAX_STOPS or any(not isinstance(s, str) or not s for s in self.stop):
+            raise _bad("stop", self.stop, f"at most {MAX_STOPS} strings, none empty")
+        for name in ("stop_token_ids", "allowed_token_ids"):
+            ids = getattr(self, name)
+            if ids and any(isinstance(t, bool) or not isinstance(t, int | np.integer) or t < 0 for t in ids):
+                raise _bad(name, ids, "token ids (integers from 0)")
+        if self.allowed_token_ids is not None and not self.allowed_token_ids:
+            raise _bad("allowed_token_ids", [], "None or at least one token id")
+        if self.logit_bias:
+            if len(self.logit_bias) > MAX_LOGIT_BIAS:
+                raise _bad("logit_bias", f"{len(self.logit_bias)} entries", f"at most {MAX_LOGIT_BIAS} entries")
+            for token, bias in self.logit_bias.items():
+                if not isinstance(token, int) or token < 0 or not isinstance(bias, int | float) or not abs(bias) <= 100:
+                    raise _bad("logit_bias", {token: bias}, "token ids with a bias from -100 to 100")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < 1e-5 or self.top_k == 1
+
+
+@dataclass(slots=True)
+class SamplingBatch:
+    """One entry per token wanted of a step (N entries; several may read one row, as ``n`` answers of one prompt do).
+
+    ``target`` -1 draws a token; otherwise that token is scored (prompt logprobs). ``seed``/``draw``: the random number
+    is a function of both alone. History, bias and mask are flat lists indexed by ``*_start`` [N+1]; histories hold each
+    distinct token once: ``history_counts`` how often it was put out, ``history_prompt`` whether the prompt has it.
+    ``masks`` are bit masks over the vocabulary (bit set: allowed), ``mask_row`` -1 where an entry has none.
+    """
+
+    row: I32
+    target: I32
+    temperature: F32
+    top_k: I32
+    top_p: F32
+    min_p: F32
+    repetition: F32
+    presence: F32
+    frequency: F32
+    seed: U64
+    draw: I64
+    num_logprobs: I32
+    history_start: I32
+    history_ids: I32
+    history_counts: I32
+    history_prompt: U8
+    bias_start: I32
+    bias_ids: I32
+    bias_values: F32
+    mask_row: I32
+    masks: U32
+
+
+@dataclass(slots=True)
+class Batch:
+    """One step for an executor. T tokens of S sequences, flattened in sequence order.
+
+        tokens      |<---- seq 0 ---->|<-- seq 1 -->| ...      query_start = [0, q0, q0+q1, ...]
+        cache       seq s holds context_lens[s] rows, this step's rows included (they are the last ones);
+                    its row j lies in block block_tables[s, j // block_size] at j % block_size
+
+    ``token_ids`` [T]; ``positions`` [channels, T] feed position embeddings and are not cache rows (prefixes, ChatGLM-6B);
+    ``slots`` [T] = block * block_size + offset, where to store each token's key and value; ``prompt_lens`` [S] for
+    length-dependent rotary scaling; ``bidirectional`` [S] cache rows before this boundary are seen by all of them (0:
+    causal); ``adapters`` [S] adapter slot, 0 none; ``logits_rows`` [R] tokens whose logits are wanted; ``block_copies``
+    [C, 2] (from, to) copied before the step (copy-on-write forks).
+    """
+
+    token_ids: I32
+    positions: I32
+    slots: I64
+    query_start: I32
+    context_lens: I32
+    block_tables: I32
+    prompt_lens: I32
+    logits_rows: I32
+    sampling: SamplingBatch | None = None
+    bidirectional: I32 | None = None
+    adapters: I32 | None = None
+    block_copies: I32 | None = None
+    return_logits: bool = False
+    return_hidden: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.token_ids.shape[0])
+
+    @property
+    def num_seqs(self) -> int:
+        return int(self.context_lens.shape[0])
+
+
+@dataclass(slots=True)
+class StepOutput:
+    """What a step gives: N sampled (or scored) entries, in the order of ``Batch.sampling``.
+
+    ``logprobs`` [N], ``ranks`` [N] (1 is the most likely), ``top_ids``/``top_logprobs`` [N, K] with K the largest
+    ``num_logprobs`` asked (unused places -1 / -inf), all of the raw distribution; None where no entry asked.
+    ``invalid`` [N] is 1 where the row's logits are not finite. ``logits`` [R, V] and ``hidden`` [T, H] on demand.
+    """
+
+    token_ids: I32
+    invalid: U8
+    logprobs: F32 | None = None
+    ranks: I32 | None = None
+    top_ids: I32 | None = None
+    top_logprobs: F32 | None = None
+    logits: F32 | None = None
+    hidden: F32 | None = None
+
+
+@dataclass(slots=True)
+class RequestMetrics:
+    """When things happened, in seconds of ``time.monotonic``; durations in seconds."""
+
+    arrival_time: float = 0.0
+    scheduled_time: float | None = None
+    first_token_time: float | None = None
+    last_token_time: float | None = None
+    finished_time: float | None = None
+    cached_tokens: int = 0
+    preemptions: int = 0
+    inter_token_latencies: list[float] = field(default_factory=list)
+
+    @property
+    def queued(self) -> float | None:
+        return None if self.scheduled_time is None else self.scheduled_time - self.arrival_time
+
+    @property
+    def prefill(self) -> float | None:
+        if self.scheduled_time is None or self.first_token_time is None:
+            return None
+        return self.first_token_time - self.scheduled_time
+
+    @property
+    def ttft(self) -> float | None:
+        return None if self.first_token_time is None else self.first_token_time - self.arrival_time
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """One token's log probability under the raw distribution; ``rank`` 1 is the most likely."""
+
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+TokenLogprobs = dict[int, Logprob]
+
+
+@dataclass(slots=True)
+class CompletionOutput:
+    """One answer. ``text`` and ``token_ids`` are cumulative unless the request asked for deltas.
+
+    ``stop_reason``: the stop string or token id that ended it; None for EOS and for length.
+    """
+
+    index: int
+    text: str
+    token_ids: Sequence[int]
+    cumulative_logprob: float | None = None
+    logprobs: list[TokenLogprobs] | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.finish_reason is not None
+
+
+@dataclass(slots=True)
+class RequestOutput:
+    """A request's answers so far; attribute names as vLLM's."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    finished: bool
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+    metrics: RequestMetrics | None = None
+    num_cached_tokens: int = 0
+    error: str | None = None
+
+
+Message = Mapping[str, Any]
+"""A chat message: ``role``, ``content`` and whatever the template reads."""
