@@ -13,17 +13,19 @@ from __future__ import annotations
 
 import json
 import struct
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from penstock.checkpoints.source import Array, Closing, MappedFile, TensorInfo, damaged
-from penstock.errors import CheckpointError, UnsupportedError
+from penstock.checkpoints.source import Array, Closing, MappedFile, TensorInfo, damaged, shown
+from penstock.errors import UnsupportedError
 
 MAX_HEADER = 100_000_000  # bytes, as in the reference implementation
 MAX_RANK = 16
+MAX_ELEMENTS = 1 << 59  # also without the sizes that are 0: an array library multiplies all of them
 # A header may not hold more brackets and commas than half a million tensors need: bounds what parsing it allocates.
 MAX_BRACKETS = 1_600_000
 MAX_COMMAS = 8_000_000
@@ -147,16 +149,14 @@ def _tensor(path: Path, name: str, entry: object, room: int) -> tuple[int, int, 
             f"{path}: tensor {_show(name)} has dtype {_show(kind)}, known are {', '.join(DTYPES)}; "
             "use a checkpoint in one of them"
         )
-    if not _sizes(shape) or len(shape) > MAX_RANK:
+    if not _sizes(shape) or len(shape) > MAX_RANK or prod(size for size in shape if size) > MAX_ELEMENTS:
         raise damaged(path, f"tensor {_show(name)} has no sane shape")
     if not _sizes(offsets) or len(offsets) != 2:
         raise damaged(path, f"tensor {_show(name)} has no sane data_offsets")
     start, stop = offsets
     if start > stop or stop > room:
         raise damaged(path, f"tensor {_show(name)} lies at bytes {start}..{stop} of {room:,} bytes of data")
-    need = DTYPES[kind].itemsize
-    for size in shape:
-        need *= size
+    need = prod(shape) * DTYPES[kind].itemsize
     if need != stop - start:
         raise damaged(path, f"tensor {_show(name)} ({kind} {shape}) does not fill its {stop - start:,} bytes")
     return start, stop, TensorInfo(name, DTYPES[kind], tuple(shape), need, path)
@@ -168,16 +168,8 @@ def _sizes(value: object) -> bool:
 
 
 def _show(name: str) -> str:
-    """A name from a file, safe in a one-line message."""
-    return repr(name if len(name) <= 120 else name[:117] + "...")
+    return f"'{shown(name)}'"
 
 
 def _brief(error: BaseException) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0][:200]
-
-
-def is_safetensors(path: Path) -> bool:
-    return path.name.endswith(".safetensors")
-
-
-__all__ = ["DTYPES", "CheckpointError", "SafetensorsFile", "is_safetensors"]

@@ -11,8 +11,9 @@ import contextlib
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
@@ -76,6 +77,18 @@ def damaged(path: Path, what: str) -> CheckpointError:
     return CheckpointError(f"{path}: {what}; the file is damaged or incomplete: download it again")
 
 
+def shown(name: str, limit: int = 120) -> str:
+    """A name out of a file, fit for a message: on one line, nothing a terminal obeys, not too long."""
+    name = name if len(name) <= limit else name[: limit - 3] + "..."
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
+def some(names: Sequence[str], limit: int = 20) -> str:
+    """At most ``limit`` names and how many more there are."""
+    text = ", ".join(shown(name) for name in names[:limit])
+    return text if len(names) <= limit else f"{text} and {len(names) - limit:,} more"
+
+
 class MappedFile(Closing):
     """A regular file mapped read-only. Refuses absent, empty and Git LFS pointer files with a remedy."""
 
@@ -94,7 +107,9 @@ class MappedFile(Closing):
             try:
                 self._map = mmap.mmap(descriptor, self.size, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:
-                raise CheckpointError(f"{path}: cannot be memory-mapped ({error}); is it on a special filesystem?") from error
+                raise CheckpointError(
+                    f"{path}: cannot be memory-mapped ({error}); is it on a special filesystem?"
+                ) from error
 
     def bytes_at(self, start: int, count: int) -> bytes:
         """A copy of ``count`` bytes; the caller has checked the range."""
@@ -102,9 +117,7 @@ class MappedFile(Closing):
 
     def array(self, start: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
         """A read-only view at byte ``start`` (checked by the caller); a copy only where ``start`` is misaligned."""
-        count = 1
-        for size in shape:
-            count *= size
+        count = prod(shape)
         if count == 0:
             return np.empty(shape, dtype)
         nbytes = count * dtype.itemsize
@@ -144,7 +157,7 @@ class MappedFile(Closing):
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        if not stat.S_ISREG(path.stat().st_mode):
             raise CheckpointError(f"{path}: not a regular file; give the checkpoint's folder or its weights file")
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
     except FileNotFoundError as error:

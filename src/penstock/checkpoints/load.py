@@ -1,0 +1,156 @@
+"""Weights as a stream: read, hand over, let go.
+
+While the consumer holds one weight, only the pages of that weight's tensors are in this process; they are released
+before the next is read. A consumer that copies (packs) what it gets therefore needs the packed weights plus one tensor
+(two for a stack of experts being gathered), never two copies of the checkpoint. A consumer that keeps the views reads
+their pages in again when it uses them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from penstock.checkpoints.folder import Checkpoint
+from penstock.checkpoints.rules import DENSE, Recipe, Tensor, plan
+from penstock.checkpoints.source import Array, WeightSource
+from penstock.errors import CheckpointError, UnsupportedError
+from penstock.models.program import Program, WeightSpec
+from penstock.models.rules import Permute, Rule, Transform, Transpose
+from penstock.quant.scheme import Scheme, SchemeFor, WeightData
+
+Progress = Callable[[int, int], None]
+
+
+def dense(name: str) -> Scheme:
+    """The scheme of every weight in a checkpoint of plain numbers."""
+    return DENSE
+
+
+def stream_weights(
+    checkpoint: Checkpoint,
+    program: Program,
+    rules: Sequence[Rule],
+    scheme_for: SchemeFor = dense,
+    progress: Progress | None = None,
+) -> Iterator[tuple[WeightSpec, WeightData]]:
+    """Each weight of ``program``, in its order, in the format that its scheme gives.
+
+    The arrays are valid until the next weight is asked for, or as long as ``checkpoint`` is open; most are views of the
+    file. Names and shapes are checked at once, before this returns: `WeightsError` tells all that does not fit.
+    ``progress`` is called with (bytes read, bytes in all).
+    """
+    if checkpoint.weights is None:
+        raise CheckpointError(f"{checkpoint.path}: opened without its weights; open it with weights=True")
+    recipes = plan(checkpoint.weights, program, rules, scheme_for)
+    return _Loader(checkpoint.weights, recipes, progress).stream()
+
+
+class _Loader:
+    def __init__(self, source: WeightSource, recipes: Sequence[Recipe], progress: Progress | None) -> None:
+        self.source, self.recipes, self.progress = source, recipes, progress
+        self.uses = Counter(tensor.name for recipe in recipes for tensor in recipe.tensors)
+        tensors = {tensor.name: tensor for recipe in recipes for tensor in recipe.tensors}
+        self.sizes = {name: sum(source.info(p).nbytes for p in t.parts.values()) for name, t in tensors.items()}
+        self.done, self.total = 0, sum(self.sizes.values())
+        self.shared: dict[str, WeightData] = {}  # built once for several targets
+
+    def stream(self) -> Iterator[tuple[WeightSpec, WeightData]]:
+        for recipe in self.recipes:
+            data = self._stacked(recipe) if recipe.rule.stack else self._tensor(recipe.tensors[0], recipe.rule)
+            if recipe.rows is not None:
+                data = data.rows(recipe.rows)
+            if data.shape != recipe.spec.shape:
+                raise CheckpointError(
+                    f"{recipe.tensors[0].name} as {data.format}: expected {list(recipe.spec.shape)}, "
+                    f"found {list(data.shape)}; check that config.json and weights belong together"
+                )
+            yield recipe.spec, data
+            del data
+            for tensor in recipe.tensors:
+                self._finish(tensor)
+
+    def _tensor(self, tensor: Tensor, rule: Rule) -> WeightData:
+        """The whole source tensor, transformed; shared by all targets of a split."""
+        if tensor.name in self.shared:
+            return self.shared[tensor.name]
+        data = _transformed(
+            tensor, {part: self.source.get(name) for part, name in tensor.parts.items()}, rule.transforms
+        )
+        if self.uses[tensor.name] > 1:
+            self.shared[tensor.name] = data
+        return data
+
+    def _stacked(self, recipe: Recipe) -> WeightData:
+        """Tensors gathered along a new axis 0, each released as soon as it is copied."""
+        arrays: dict[str, Array] = {}
+        count = len(recipe.tensors)
+        for index, tensor in enumerate(recipe.tensors):
+            data = self._tensor(tensor, recipe.rule)
+            if index == 0:
+                first = data
+                arrays = {role: np.empty((count, *array.shape), array.dtype) for role, array in data.arrays.items()}
+            if (data.format, data.shape, data.params) != (first.format, first.shape, first.params):
+                raise UnsupportedError(
+                    f"{tensor.name} is {data.format} {list(data.shape)} and {recipe.tensors[0].name} is {first.format} "
+                    f"{list(first.shape)}: experts of one layer must be stored alike"
+                )
+            for role, array in data.arrays.items():
+                arrays[role][index] = array
+            self._release(tensor)
+        return replace(first, arrays=arrays, shape=(count, *first.shape))
+
+    def _finish(self, tensor: Tensor) -> None:
+        self.uses[tensor.name] -= 1
+        if self.uses[tensor.name] <= 0:
+            self.shared.pop(tensor.name, None)
+            self.done += self.sizes[tensor.name]
+            if self.progress is not None:
+                self.progress(self.done, self.total)
+        self._release(tensor)
+
+    def _release(self, tensor: Tensor) -> None:
+        for name in tensor.parts.values():
+            self.source.release(name)
+
+
+def _transformed(tensor: Tensor, arrays: Mapping[str, Array], transforms: Sequence[Transform]) -> WeightData:
+    plain = tensor.scheme.name == DENSE.name
+    for transform in transforms:
+        if isinstance(transform, Transpose) and plain and arrays["weight"].ndim == 2:
+            arrays = {"weight": arrays["weight"].T}
+    data = tensor.scheme.build(tensor.spec, arrays)
+    for transform in transforms:
+        if isinstance(transform, Permute):
+            data = data.rows(_permutation(data.shape[0], transform))
+        elif not isinstance(transform, Transpose):
+            if not plain:
+                raise UnsupportedError(
+                    f"{tensor.name}: stored as {data.format}, but this family normalises its rows at load; "
+                    "use a checkpoint that keeps this tensor in float16 or bfloat16"
+                )
+            data = replace(data, arrays={"weight": _unit_rows(data.arrays["weight"])})
+    return data
+
+
+def _permutation(rows: int, permute: Permute) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The file's row for each row wanted."""
+    if rows % (2 * permute.heads):
+        raise ValueError(f"{rows} rows are not {permute.heads} heads of an even width")
+    size = rows // permute.heads
+    half = (2, size // 2) if permute.to == "pairs" else (size // 2, 2)
+    index = np.arange(rows, dtype=np.int64).reshape(permute.heads, *half)
+    return index.swapaxes(1, 2).reshape(-1)
+
+
+def _unit_rows(array: Array) -> Array:
+    """Rows of length 1, computed in float32, in the array's own type; 1024 rows at a time."""
+    out = np.empty_like(array)
+    for start in range(0, array.shape[0], 1024):
+        rows = array[start : start + 1024].astype(np.float32)
+        length = np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
+        out[start : start + 1024] = (rows / np.maximum(length, 1e-12)).astype(array.dtype)
+    return out

@@ -1,0 +1,103 @@
+"""Which files of a folder are its weights: readers are tried in order, the first that finds its files opens them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.checkpoints.safetensors import SafetensorsFile
+from penstock.checkpoints.sharded import SHARD_NAME, open_index, open_numbered
+from penstock.checkpoints.source import WeightSource, some
+from penstock.errors import CheckpointError, UnsupportedError
+
+NOT_THE_MODEL = ("adapter_model", "consolidated", "optimizer", "training_args", "prefix_encoder")
+"""Starts of file names that lie beside a model's weights and are not they."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A way to store weights. ``find`` gives a folder's files of that kind, most telling first; ``open`` reads them."""
+
+    name: str
+    find: Callable[[Path], list[Path]]
+    open: Callable[[list[Path]], WeightSource]
+
+
+def _files(folder: Path, *patterns: str) -> list[Path]:
+    found = (path for pattern in patterns for path in sorted(folder.glob(pattern)))
+    return [path for path in found if not path.name.startswith(NOT_THE_MODEL) and not path.is_dir()]
+
+
+def _find_safetensors(folder: Path) -> list[Path]:
+    """The usual single file, else an index, else numbered shards, else the only ``.safetensors`` there is."""
+    if _there(folder / "model.safetensors"):
+        return [folder / "model.safetensors"]
+    usual = folder / "model.safetensors.index.json"
+    return [usual] if _there(usual) else _files(folder, "*.safetensors.index.json") or _files(folder, "*.safetensors")
+
+
+def _there(path: Path) -> bool:
+    return path.exists() or path.is_symlink()  # a dangling link is told as such when it is opened
+
+
+def open_safetensors(files: list[Path]) -> WeightSource:
+    """One file, one index, or numbered shards."""
+    first = files[0]
+    if first.name.endswith(".index.json"):
+        if len(files) > 1:
+            raise _ambiguous(files)
+        return open_index(first)
+    match = SHARD_NAME.fullmatch(first.name)
+    if match is not None and all((m := SHARD_NAME.fullmatch(f.name)) and m[1] == match[1] for f in files):
+        return open_numbered(files)
+    if len(files) > 1:
+        raise _ambiguous(files)
+    return SafetensorsFile(first)
+
+
+def _ambiguous(files: list[Path]) -> CheckpointError:
+    return CheckpointError(
+        f"{files[0].parent}: several files could be the weights: {some([file.name for file in files])}; "
+        "give the path of the one you mean"
+    )
+
+
+def _refuse(kind: str, remedy: str) -> Callable[[list[Path]], WeightSource]:
+    def refuse(files: list[Path]) -> WeightSource:
+        raise UnsupportedError(f"{files[0]}: {kind} weights cannot be read yet; {remedy}")
+
+    return refuse
+
+
+READERS: tuple[Reader, ...] = (
+    Reader("safetensors", _find_safetensors, open_safetensors),
+    Reader(
+        "torch",
+        lambda folder: _files(folder, "pytorch_model*.bin", "*.bin.index.json"),
+        _refuse("PyTorch .bin", "convert them with transformers: save_pretrained(folder, safe_serialization=True)"),
+    ),
+    Reader("gguf", lambda folder: _files(folder, "*.gguf"), _refuse("GGUF", "use the safetensors form of this model")),
+)
+
+
+def open_weights(folder: Path) -> tuple[WeightSource, list[Path]]:
+    """The weights in ``folder`` and the files that say so. Raises `CheckpointError` when there are none."""
+    for reader in READERS:
+        files = reader.find(folder)
+        if files:
+            return reader.open(files), files
+    raise CheckpointError(
+        f"{folder}: no weights here (model.safetensors or model.safetensors.index.json); "
+        "download them, or give the folder that holds them"
+    )
+
+
+def open_file(file: Path) -> WeightSource:
+    """The weights in one file that the user named."""
+    if file.name.endswith((".safetensors", ".safetensors.index.json")):
+        return open_safetensors([file])
+    for reader in READERS[1:]:
+        if file.suffix == {"torch": ".bin", "gguf": ".gguf"}.get(reader.name):
+            return reader.open([file])
+    raise UnsupportedError(f"{file}: not a weights file that penstock knows; give a folder or a .safetensors file")
