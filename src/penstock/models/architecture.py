@@ -145,7 +145,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """Token embedding. ``positions`` learned rows with ``position_offset``; ``width`` differs from hidden in OPT-350m."""
+    """Token embedding. ``positions`` learned rows after ``position_offset``; ``width`` if not hidden (OPT-350m)."""
 
     scale: float = 1.0
     positions: int = 0
@@ -181,9 +181,15 @@ class Architecture:
 
     @property
     def length_scaling(self) -> RopeScaling | None:
-        """The rotary scaling that depends on a sequence's length, if any (prefix-cache keys must tell lengths apart)."""
+        """The rotary scaling that depends on a sequence's length, if any."""
         for block in self.blocks:
             for rope in block.attention.ropes:
                 if rope.scaling is not None and rope.scaling.kind in ("dynamic", "longrope", "qwen_ntk"):
                     return rope.scaling
         return None
+
+    def length_key(self, prompt_len: int) -> int:
+        """Prompts of equal keys rotate equal tokens equally: only those may share cached rows (prefix cache)."""
+        from penstock.models.rope import length_key
+
+        return length_key(self.length_scaling, prompt_len)

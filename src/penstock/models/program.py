@@ -3,6 +3,8 @@
 Every value is a float32 matrix ``[rows, width]``; rows are the step's tokens, or only the rows whose logits are wanted
 (after ``select``). Inputs are the integer values ``ids`` and ``positions`` of the batch. ``OPS`` states what each kind
 takes; its reference meaning is the plain executor in ``executors/torch``. Passes are pure functions Program -> Program.
+Every attribute that ``OPS`` names is present on every op, an absent feature as 0, 0.0, "" or False. Outputs: ``logits``
+(rows ``logits``) and ``hidden`` (rows ``tokens``; what the head reads).
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ class Op:
 
     def __str__(self) -> str:
         args = ", ".join([*self.inputs, *(f"%{w}" for w in self.weights if w)])
-        attrs = " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in self.attrs.items())
+        shown = {k: v for k, v in self.attrs.items() if k == "layer" or v not in ("", 0, False)}
+        attrs = " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in shown.items())
         return f"{', '.join(self.outputs) or '-'} = {self.kind}({args}){' {' + attrs + '}' if attrs else ''}"
 
 
@@ -77,17 +80,21 @@ class OpDef:
     meaning: str
 
 
+# fmt: off
 OPS: dict[str, OpDef] = {
     "embed": OpDef("ids", "y", "weight", "scale", "y = weight[ids] * scale"),
     "embed_positions": OpDef("positions", "y", "weight", "offset channel", "y = weight[positions[channel] + offset]"),
     "norm": OpDef(
         "x", "y", "weight bias?", "norm eps plus_one group",
-        "rms or layer norm over groups of `group` elements (0: the whole row); statistics in float32",
+        "`norm` rms | layer, over groups of `group` elements (0: the whole row), all with one weight if it has `group` "
+        "elements; statistics in float32; `plus_one`: times (1 + weight)",
     ),
     "linear": OpDef("x", "y*", "(weight bias?)*", "", "y_i = x weight_i^T + bias_i for each of the outputs"),
     "angles": OpDef(
-        "positions", "cs", "", "inv_freq scale channel length …",
-        "cs = [cos | sin] of position * inv_freq, times scale; `length` rules change inv_freq by token (models/rope.py)",
+        "positions", "cs", "",
+        "inv_freq scale channel dim length theta factor original inv_freq_long scale_long",
+        "cs [dim] = [cos | sin] of f32(positions[channel]) * inv_freq (rounded to float32), times `scale`; `inv_freq` "
+        "names a constant [dim / 2]; `length` none | dynamic | longrope | qwen_ntk changes it by token (see rope.py)",
     ),
     "rope": OpDef(
         "x cs", "y", "", "head_dim dim start interleaved",
@@ -96,15 +103,17 @@ OPS: dict[str, OpDef] = {
     "store": OpDef("k v", "", "", "layer", "write k and v rows into the layer's cache at Batch.slots"),
     "attention": OpDef(
         "q", "y", "", "layer heads kv_heads head_dim scale window softcap alibi log_n bidirectional",
-        "softmax(mask(q K^T * scale)) V over the sequence's cache, this step's stored rows included",
+        "softmax(mask(q K^T * scale)) V over the sequence's cache, this step's stored rows included. `alibi` names a "
+        "constant [heads]: score += slope * (key row - query row); `bidirectional`: Batch.bidirectional counts",
     ),
-    "gated": OpDef("gate up", "y", "", "activation", "y = activation(gate) * up"),
+    "gated": OpDef("gate up", "y", "", "activation", "y = activation(gate) * up; silu | gelu | gelu_tanh | relu"),
     "activation": OpDef("x", "y", "", "activation", "y = activation(x)"),
     "add": OpDef("a b", "y", "", "", "y = a + b"),
     "scale": OpDef("x", "y", "", "factor", "y = x * factor"),
     "gate": OpDef("x g", "y", "", "", "y = x * sigmoid(g); g has width 1"),
     "moe": OpDef(
         "x router", "y", "gate up down", "experts top_k renormalise activation width",
+        "p = softmax(router), the top_k largest (ties: lowest index), divided by their sum if `renormalise`; "
         "sum over the chosen experts of p_e * down_e(activation(gate_e(x)) * up_e(x))",
     ),
     "select": OpDef("x", "y", "", "", "y = the rows of x whose logits are wanted (Batch.logits_rows)"),
@@ -113,13 +122,16 @@ OPS: dict[str, OpDef] = {
     "fused_linear": OpDef(
         "x residual?", "y*", "(weight bias?)* norm_weight? norm_bias?",
         "parts norm eps plus_one residual activation",
-        "optional norm of x, then linears; then `activation`: y = act(y_0) * y_1, or `residual`: y = residual + y_0",
+        "`norm` none | rms | layer of x (weights: the linears' pairs, then the norm's pair unless none), then `parts` "
+        'linears; then `activation` (or ""): y = act(y_0) * y_1, or `residual` true: y = residual + y_0',
     ),
     "qk_rope_store": OpDef(
         "q k v cs?", "y", "q_norm? k_norm?", "layer heads kv_heads head_dim dim start interleaved norm eps plus_one",
-        "norm per head of q and k, rotate both, store k and v; y is the rotated q",
+        "`norm` none | rms | layer per head of q and k, rotate both (`dim` 0: no rotation, no cs), store k and v; "
+        "y is the rotated q",
     ),
 }
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,18 +201,23 @@ class Program:
 
 
 def check(program: Program) -> None:
-    """Raise ``ValueError`` unless every op is known and every name defined before use, once."""
+    """Raise ``ValueError`` unless every op is known and complete and every name is defined before use, once."""
     known = {n for n, v in program.values.items() if v.dtype == "i32"}
     for i, op in enumerate(program.ops):
         where = f"op {i} ({op.kind})"
         if op.kind not in OPS:
             raise ValueError(f"{where}: unknown kind")
+        if set(op.attrs) != set(OPS[op.kind].attrs.split()):
+            raise ValueError(f"{where}: attributes are {sorted(op.attrs)}, not {sorted(OPS[op.kind].attrs.split())}")
         for name in op.inputs:
             if name not in known:
                 raise ValueError(f"{where}: value '{name}' is used before it is defined")
         for name in op.weights:
             if name and name not in program.weights:
-                raise ValueError(f"{where}: weight '{name}' is not declared")
+                raise ValueError(f"{where}: weight '{name}' is undeclared")
+        for key in ("inv_freq", "inv_freq_long", "alibi"):
+            if op.attrs.get(key) and op.attrs[key] not in program.constants:
+                raise ValueError(f"{where}: constant '{op.attrs[key]}' is undeclared")
         for name in op.outputs:
             if name not in program.values or name in known:
                 raise ValueError(f"{where}: value '{name}' is undeclared or defined twice")
