@@ -55,12 +55,16 @@ class CacheConfig:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
-    """Bounds of a step: sequences, and tokens (prefill chunks and decodes share one budget)."""
+    """Bounds of a step: sequences, and tokens (prefill chunks and decodes share one budget).
+
+    ``prefill_chunk`` bounds what one sequence may compute in a step (0: the budget does), for even token latencies.
+    """
 
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 512
     max_logits_rows: int = 256
     max_waiting: int = 4096
+    prefill_chunk: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,13 @@ def _check(config: Config) -> None:
     need(
         sched.max_logits_rows >= sched.max_num_seqs,
         "max_logits_rows", sched.max_logits_rows, f"at least max_num_seqs ({sched.max_num_seqs})",
+    )  # fmt: skip
+    need(
+        _whole(sched.prefill_chunk, 0, 1 << 17), "prefill_chunk", sched.prefill_chunk, "a number of tokens, 0 for none"
+    )
+    need(
+        sched.max_num_batched_tokens >= sched.max_num_seqs,
+        "max_num_batched_tokens", sched.max_num_batched_tokens, f"at least max_num_seqs ({sched.max_num_seqs})",
     )  # fmt: skip
     need(execu.executor in ("auto", "native", "torch"), "executor", execu.executor, "auto, native or torch")
     need(execu.mode in ("static", "dynamic"), "mode", execu.mode, "static or dynamic")

@@ -1,0 +1,291 @@
+"""The engine: plan → run → update, over token ids. Synchronous; one caller at a time; knows neither text nor sockets."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Iterable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+from penstock.config import SchedulerConfig
+from penstock.engine.admission import ModelFacts, allowed_mask, check_prompt, max_tokens
+from penstock.engine.batch import BatchBuilder, Entry
+from penstock.engine.blocks import BlockPool
+from penstock.engine.prefix_cache import PrefixCache
+from penstock.engine.scheduler import Plan, Scheduled, Scheduler
+from penstock.engine.sequence import Request, Sequence, SequenceUpdate, Status, TokenScore
+from penstock.errors import ExecutionError, OverloadedError, PenstockError, RequestError
+from penstock.executors.base import Executor
+from penstock.types import Batch, FinishReason, RequestMetrics, SamplingParams, StepOutput
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Counters since start, and gauges of now."""
+
+    running: int = 0
+    waiting: int = 0
+    blocks_used: int = 0
+    blocks_total: int = 0
+    blocks_cached: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    cached_tokens: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    preemptions: int = 0
+    steps: int = 0
+    last_step_time: float = 0.0
+    finished: dict[str, int] = field(default_factory=dict)
+
+
+class Engine:
+    """Serves requests with one executor.
+
+    ``add`` queues a request, ``step`` runs one step and returns what each sequence got, ``cancel`` frees a request or
+    one of its answers at any moment between steps.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        facts: ModelFacts,
+        scheduler: SchedulerConfig,
+        *,
+        prefix_caching: bool = True,
+        seed: int = 0,
+    ) -> None:
+        limits = executor.limits
+        self.executor = executor
+        self.facts = facts
+        self.config = scheduler
+        self.block_size = limits.block_size
+        self.pool = BlockPool(limits.num_blocks)
+        self.cache = PrefixCache(self.pool, self.block_size, prefix_caching and not facts.whole_prompts)
+        self.scheduler = Scheduler(scheduler, self.pool, self.cache, self.block_size, facts.whole_prompts)
+        max_blocks = min(limits.num_blocks, -(-facts.max_model_len // self.block_size))
+        self.builder = BatchBuilder(scheduler.max_num_seqs, max_blocks, self.block_size, facts.positions)
+        self.scheduler.on_seat = self.builder.seat
+        self.requests: dict[str, Request] = {}
+        self._stats = EngineStats(blocks_total=limits.num_blocks)
+        self._random = random.Random(seed)
+        self._order = 0
+
+    def add(
+        self,
+        request_id: str,
+        prompt: Seq[int],
+        params: SamplingParams,
+        *,
+        cache_salt: str = "",
+        adapter: int = 0,
+        priority: int = 0,
+        arrival_time: float | None = None,
+    ) -> Request:
+        """Queue a request. Raises ``RequestError`` at once, with the numbers, if it can never be served."""
+        if request_id in self.requests:
+            raise RequestError(f"request id '{request_id}' is already in use", "request_id")
+        if self.scheduler.num_waiting >= self.config.max_waiting:
+            raise OverloadedError(f"the queue is full ({self.config.max_waiting} requests wait)")
+        facts = self.facts
+        tokens = check_prompt(prompt, facts)
+        mask = allowed_mask(params, facts)
+        limit = max_tokens(len(tokens), params, facts, self.pool.total * self.block_size)
+        self._order += 1
+        request = Request(
+            request_id=request_id,
+            prompt=tokens,
+            params=params,
+            max_tokens=limit,
+            eos_ids=frozenset() if params.ignore_eos else facts.eos_ids,
+            # ids beyond the vocabulary (another model's) can never be drawn
+            stop_ids=frozenset(t for t in params.stop_token_ids if t < facts.vocab_size),
+            seed=self._random.getrandbits(64) if params.seed is None else params.seed % (1 << 64),
+            metrics=RequestMetrics(arrival_time=time.monotonic() if arrival_time is None else arrival_time),
+            cache_salt=cache_salt,
+            adapter=adapter,
+            length_key=facts.length_key(len(tokens)),
+            priority=priority,
+            order=self._order,
+            mask=mask,
+        )
+        if request.width > self.config.max_num_seqs:
+            raise RequestError(
+                f"n={request.width} answers at once are more than max_num_seqs={self.config.max_num_seqs}", "n"
+            )
+        first = Sequence(request, 0, list(tokens))
+        if params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty:
+            first.counts = {}
+        request.sequences.append(first)
+        self.requests[request_id] = request
+        self.scheduler.add(first)
+        return request
+
+    def step(self) -> list[SequenceUpdate]:
+        """Plan, run and account for one step. A step that fails ends its requests with an error, not the engine."""
+        plan = self.scheduler.plan()
+        if not plan.items:
+            return []
+        now = time.monotonic()
+        for item in plan.items:
+            if item.seq.request.metrics.scheduled_time is None:
+                item.seq.request.metrics.scheduled_time = now
+        batch, entries = self.builder.build(plan)
+        try:
+            output = self.executor.run(batch)
+        except (PenstockError, MemoryError) as error:
+            logger.exception("step failed")
+            return self._fail(plan, error)
+        updates = self._update(plan, batch, entries, output)
+        self._stats.steps += 1
+        self._stats.last_step_time = time.monotonic()
+        return updates
+
+    def cancel(self, request_id: str, reason: FinishReason = "abort") -> None:
+        """Free a request wherever it is. Unknown ids are ignored: it may just have finished."""
+        request = self.requests.get(request_id)
+        if request is not None:
+            for seq in request.sequences:
+                self.finish(seq, reason)
+            self._forget(request)
+
+    def stop(self, request_id: str, index: int, stop_reason: int | str | None = None) -> None:
+        """End one answer that text has decided to stop (a stop string)."""
+        request = self.requests.get(request_id)
+        if request is not None and index < len(request.sequences):
+            self.finish(request.sequences[index], "stop", stop_reason)
+            self._forget(request)
+
+    def finish(self, seq: Sequence, reason: FinishReason, stop_reason: int | str | None = None) -> None:
+        if seq.status is not Status.FINISHED:
+            self.scheduler.finish(seq)
+            seq.finish_reason, seq.stop_reason = reason, stop_reason
+            self._stats.finished[reason] = self._stats.finished.get(reason, 0) + 1
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    @property
+    def stats(self) -> EngineStats:
+        """A snapshot; the same object is updated in place."""
+        stats = self._stats
+        stats.running = len(self.scheduler.running)
+        stats.waiting = self.scheduler.num_waiting
+        stats.blocks_used = self.pool.used
+        stats.blocks_cached = self.pool.cached
+        stats.prefix_queries, stats.prefix_hits = self.cache.queries, self.cache.hits
+        stats.preemptions = self.scheduler.preemptions
+        return stats
+
+    def _update(self, plan: Plan, batch: Batch, entries: list[Entry], output: StepOutput) -> list[SequenceUpdate]:
+        """Count what was computed, append what was drawn, end what is done."""
+        now = time.monotonic()
+        for item in plan.items:
+            self._advance(item)
+        updates: list[SequenceUpdate] = []
+        tokens = output.token_ids.tolist()
+        invalid = output.invalid.tolist()
+        for i, entry in enumerate(entries):
+            seq = entry.seq
+            if entry.prompt_index >= 0:
+                if not seq.finished:
+                    seq.request.prompt_scores.append(
+                        _score(output, i, tokens[i], seq.request.params.prompt_logprobs or 0)
+                    )
+            elif not seq.finished:
+                updates.append(self._append(seq, i, tokens[i], bool(invalid[i]), output, now))
+        for update in updates:
+            if update.finish_reason is not None:
+                self._forget(update.request)
+        return updates
+
+    def _advance(self, item: Scheduled) -> None:
+        seq = item.seq
+        before = seq.computed
+        seq.computed += item.count
+        if seq.num_output == 0:
+            self._stats.prompt_tokens += item.count
+        self.cache.register(seq, before)
+        for follower in item.followers:
+            follower.computed = seq.computed
+            follower.block_names = list(seq.block_names)
+
+    def _append(
+        self, seq: Sequence, i: int, token: int, invalid: bool, output: StepOutput, now: float
+    ) -> SequenceUpdate:
+        request = seq.request
+        if invalid:
+            self.finish(seq, "error")
+            message = "the model gave logits that are not finite for this request"
+            return SequenceUpdate(request, seq.index, (), (), "error", None, message)
+        wanted = request.num_logprobs
+        scores = (_score(output, i, token, wanted),) if wanted >= 0 else ()
+        seq.append(token)
+        if scores:
+            seq.cumulative_logprob += scores[0].logprob
+        _clock(request.metrics, seq, now)
+        self._stats.generation_tokens += 1
+        reason, stop_reason = self._ending(seq, token)
+        if reason is not None:
+            self.finish(seq, reason, stop_reason)
+        return SequenceUpdate(request, seq.index, (token,), scores, reason, stop_reason)
+
+    def _ending(self, seq: Sequence, token: int) -> tuple[FinishReason | None, int | None]:
+        request = seq.request
+        if seq.num_output >= request.params.min_tokens:
+            if token in request.eos_ids:
+                return "stop", None
+            if token in request.stop_ids:
+                return "stop", token
+        if seq.num_output >= request.max_tokens:
+            return "length", None
+        return None, None
+
+    def _fail(self, plan: Plan, error: Exception) -> list[SequenceUpdate]:
+        message = str(error) if isinstance(error, ExecutionError) else f"the step failed: {error}"
+        updates = []
+        for request in {id(i.seq.request): i.seq.request for i in plan.items}.values():
+            for seq in request.sequences:
+                if not seq.finished:
+                    self.finish(seq, "error")
+                    updates.append(SequenceUpdate(request, seq.index, (), (), "error", None, message))
+            self._forget(request)
+        return updates
+
+    def _forget(self, request: Request) -> None:
+        """Drop a request whose answers have all ended."""
+        if all(seq.finished for seq in request.sequences) and (
+            len(request.sequences) == request.width or request.sequences[0].finish_reason in ("abort", "error")
+        ):
+            request.metrics.finished_time = request.metrics.finished_time or time.monotonic()
+            self.requests.pop(request.request_id, None)
+
+
+def _score(output: StepOutput, i: int, token: int, wanted: int) -> TokenScore:
+    assert output.logprobs is not None and output.ranks is not None
+    top_ids: tuple[int, ...] = ()
+    top_logprobs: tuple[float, ...] = ()
+    if wanted and output.top_ids is not None and output.top_logprobs is not None:
+        top_ids = tuple(output.top_ids[i, :wanted].tolist())
+        top_logprobs = tuple(output.top_logprobs[i, :wanted].tolist())
+    return TokenScore(token, float(output.logprobs[i]), int(output.ranks[i]), top_ids, top_logprobs)
+
+
+def _clock(metrics: RequestMetrics, seq: Sequence, now: float) -> None:
+    if metrics.first_token_time is None:
+        metrics.first_token_time = now
+    elif seq.index == 0 and metrics.last_token_time is not None:
+        metrics.inter_token_latencies.append(now - metrics.last_token_time)
+    if seq.index == 0:
+        metrics.last_token_time = now
+
+
+def drain(engine: Engine) -> Iterable[SequenceUpdate]:
+    """Step until nothing is left to do."""
+    while engine.has_work:
+        yield from engine.step()

@@ -1,0 +1,267 @@
+"""Which tokens run in the next step. One counter per sequence, one budget per step, no tensors.
+
+Order: sequences that decode, then those with more to compute (oldest first), then new ones, first come first served. When
+blocks run out the youngest running sequence gives all of its back and waits at the front to be recomputed.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from penstock.config import SchedulerConfig
+from penstock.engine.blocks import BlockPool
+from penstock.engine.prefix_cache import PrefixCache
+from penstock.engine.sequence import Request, Sequence, Status
+
+
+@dataclass(slots=True, eq=False)
+class Scheduled:
+    """``count`` tokens of ``seq`` from its ``computed`` on; ``followers`` are answers that draw from the same last row."""
+
+    seq: Sequence
+    count: int
+    followers: list[Sequence] = field(default_factory=list)
+
+    @property
+    def completes(self) -> bool:
+        """Whether the step computes the last known token, so that a next one is drawn."""
+        return self.count == self.seq.wanted
+
+
+@dataclass(slots=True)
+class Plan:
+    """A step: what runs, which blocks are copied before it, how many rows of logits it makes."""
+
+    items: list[Scheduled]
+    copies: list[tuple[int, int]]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(item.count for item in self.items)
+
+
+class Scheduler:
+    """Holds the waiting and running sequences and the blocks they own.
+
+    ``whole_prompts``: prompts are never split (families whose prompt tokens see each other).
+    """
+
+    def __init__(
+        self, config: SchedulerConfig, pool: BlockPool, cache: PrefixCache, block_size: int, whole_prompts: bool = False
+    ) -> None:
+        self.config = config
+        self.pool = pool
+        self.cache = cache
+        self.block_size = block_size
+        self.whole_prompts = whole_prompts
+        self.running: list[Sequence] = []
+        self.preemptions = 0
+        self._waiting: list[tuple[int, int, int, Sequence]] = []
+        self._pushed = 0
+        self._seats = list(range(config.max_num_seqs - 1, -1, -1))
+        self.on_seat: Callable[[Sequence], None] = lambda seq: None
+
+    @property
+    def waiting(self) -> list[Sequence]:
+        return [seq for *_, seq in sorted(self._waiting, key=lambda w: w[:3])]
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running or self._waiting)
+
+    def add(self, seq: Sequence) -> None:
+        """Queue ``seq`` by priority (lower first), then by arrival of its request, then by index."""
+        seq.status = Status.WAITING
+        self._pushed += 1
+        request = seq.request
+        heapq.heappush(self._waiting, (request.priority, request.order, self._pushed, seq))
+
+    def finish(self, seq: Sequence) -> None:
+        """Free everything ``seq`` holds, wherever it is."""
+        if seq.status is Status.RUNNING:
+            self.running.remove(seq)
+            self._release(seq)
+        elif seq.status is Status.WAITING:
+            self._waiting = [w for w in self._waiting if w[3] is not seq]
+            heapq.heapify(self._waiting)
+        seq.status = Status.FINISHED
+
+    def plan(self) -> Plan:
+        """Choose the next step's tokens and give them blocks. An empty plan means that there is nothing to run."""
+        step = _Step(self.config.max_num_batched_tokens, self.config.max_logits_rows)
+        decoding = [seq for seq in self.running if seq.wanted == 1]
+        others = [seq for seq in self.running if seq.wanted > 1]
+        for seq in (*decoding, *others):
+            if seq.status is Status.RUNNING:
+                self._extend(seq, step)
+        while self._waiting and not step.preempted and step.tokens > 0:
+            if not self._admit(self._waiting[0][3], step):
+                break
+        plan = Plan(list(step.items.values()), step.copies)
+        for item in plan.items:
+            self._fork(item)
+        return plan
+
+    def _extend(self, seq: Sequence, step: _Step) -> None:
+        count = self._chunk(seq, seq.wanted, step, alone=not step.items)
+        if count == 0:
+            return
+        while not self._reserve(seq, count, step.copies):
+            victim = max(self.running, key=_age)
+            self._preempt(victim, step)
+            if victim is seq:
+                return
+        step.take(seq, count)
+
+    def _admit(self, seq: Sequence, step: _Step) -> bool:
+        """Start ``seq`` if seats, budget and really free blocks allow it.
+
+        All its known tokens must fit, and one block for every running sequence to grow into: else it would soon be
+        preempted, or preempt.
+        """
+        if len(self.running) + self._seats_promised() + _seats_needed(seq) > self.config.max_num_seqs:
+            return False
+        hit = self.cache.match(seq)
+        count = self._chunk(seq, len(seq.tokens) - len(hit) * self.block_size, step, alone=not step.items)
+        if count == 0:
+            return False
+        needed = _blocks(len(seq.tokens), self.block_size) - len(hit) + sum(self.pool.is_free(b) for b in hit)
+        if needed + len(self.running) > self.pool.free and (self.running or needed > self.pool.free):
+            return False
+        heapq.heappop(self._waiting)
+        for block in hit:
+            self.pool.share(block)
+        seq.blocks = list(hit)
+        seq.computed = len(hit) * self.block_size
+        seq.status = Status.RUNNING
+        self._seat(seq)
+        self.running.append(seq)
+        if seq.request.cacheable:
+            self.cache.count(len(seq.tokens), seq.computed)
+        if seq.num_output == 0:
+            seq.request.metrics.cached_tokens = seq.computed
+        self._reserve(seq, count, step.copies)
+        step.take(seq, count)
+        return True
+
+    def _chunk(self, seq: Sequence, wanted: int, step: _Step, alone: bool) -> int:
+        """How many of ``wanted`` tokens fit this step's budget of tokens and rows."""
+        if self.whole_prompts and wanted > step.tokens and not alone:
+            return 0
+        count = wanted if self.whole_prompts and alone else min(wanted, step.tokens)
+        if self.config.prefill_chunk and not self.whole_prompts:
+            count = min(count, self.config.prefill_chunk)
+        if seq.request.params.prompt_logprobs is not None and seq.num_output == 0:
+            return min(count, step.rows)
+        return count if step.rows > 0 else 0
+
+    def _reserve(self, seq: Sequence, count: int, copies: list[tuple[int, int]]) -> bool:
+        """Own blocks for ``count`` more tokens, private where they are written (copy-on-write). All or nothing."""
+        first, last = seq.computed // self.block_size, (seq.computed + count - 1) // self.block_size
+        missing = max(0, last + 1 - len(seq.blocks))
+        shared = [i for i in range(first, min(last + 1, len(seq.blocks))) if self.pool.shared(seq.blocks[i])]
+        if missing + len(shared) > self.pool.free:
+            return False
+        for i in shared:
+            new = self.pool.allocate()
+            copies.append((seq.blocks[i], new))
+            self.pool.release(seq.blocks[i])
+            seq.blocks[i] = new
+        seq.blocks.extend(self.pool.allocate() for _ in range(missing))
+        return True
+
+    def _preempt(self, seq: Sequence, step: _Step) -> None:
+        step.drop(seq)
+        self.running.remove(seq)
+        self._release(seq)
+        seq.computed = 0
+        self.preemptions += 1
+        seq.request.metrics.preemptions += 1
+        self.add(seq)
+
+    def _release(self, seq: Sequence) -> None:
+        for block in reversed(seq.blocks):
+            self.pool.release(block)
+        seq.blocks = []
+        self._seats.append(seq.seat)
+        seq.seat = -1
+
+    def _seat(self, seq: Sequence) -> None:
+        seq.seat = self._seats.pop()
+        self.on_seat(seq)
+
+    def _seats_promised(self) -> int:
+        """Seats that running requests will need for answers that they have not forked yet."""
+        return sum(_seats_needed(seq) - 1 for seq in self.running)
+
+    def _fork(self, item: Scheduled) -> None:
+        """When a prompt for several answers completes, its siblings join: same blocks, same row of logits."""
+        seq = item.seq
+        missing = seq.request.width - len(seq.request.sequences)
+        if not item.completes or seq.num_output > 0 or missing <= 0:
+            return
+        for index in range(1, seq.request.width):
+            child = seq.fork(index)
+            for block in child.blocks:
+                self.pool.share(block)
+            child.status = Status.RUNNING
+            self._seat(child)
+            seq.request.sequences.append(child)
+            self.running.append(child)
+            item.followers.append(child)
+
+
+@dataclass(slots=True)
+class _Step:
+    """The budget of one step while it is planned."""
+
+    tokens: int
+    rows: int
+    items: dict[int, Scheduled] = field(default_factory=dict)
+    copies: list[tuple[int, int]] = field(default_factory=list)
+    preempted: bool = False
+
+    def take(self, seq: Sequence, count: int) -> None:
+        self.items[id(seq)] = Scheduled(seq, count)
+        self.tokens -= count
+        self.rows -= self._rows(seq, count)
+
+    def drop(self, seq: Sequence) -> None:
+        """Take back what a preempted sequence was given in this step, its copies included."""
+        self.preempted = True
+        item = self.items.pop(id(seq), None)
+        if item is not None:
+            self.tokens += item.count
+            self.rows += self._rows(seq, item.count)
+            own = set(seq.blocks)
+            self.copies[:] = [c for c in self.copies if c[1] not in own]
+
+    @staticmethod
+    def _rows(seq: Sequence, count: int) -> int:
+        wants_all = seq.request.params.prompt_logprobs is not None and seq.num_output == 0
+        return count if wants_all else 1
+
+
+def _age(seq: Sequence) -> tuple[int, int, int]:
+    """Sort key: the largest is preempted first (least urgent, youngest, last answer)."""
+    return (seq.request.priority, seq.request.order, seq.index)
+
+
+def _blocks(tokens: int, block_size: int) -> int:
+    return -(-tokens // block_size)
+
+
+def _seats_needed(seq: Sequence) -> int:
+    """Seats ``seq`` takes: its own, and those of answers that its prompt has not forked yet."""
+    return 1 if seq.num_output > 0 or seq.index > 0 else 1 + seq.request.width - len(seq.request.sequences)
+
+
+def iter_requests(sequences: list[Sequence]) -> Iterator[Request]:
+    """Distinct requests of ``sequences``, in order."""
+    return iter({id(seq.request): seq.request for seq in sequences}.values())

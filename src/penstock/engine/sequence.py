@@ -1,0 +1,150 @@
+"""Requests and sequences as the engine sees them: token ids and counts.
+
+A sequence has tokens (prompt and output) and a count ``computed`` of those whose keys and values are in its blocks.
+There are no phases: a sequence wants ``len(tokens) - computed`` more; one means decoding, more means a prompt, a chunk of
+one, or a recomputation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from enum import Enum
+from hashlib import blake2b
+
+import numpy as np
+
+from penstock.types import U32, FinishReason, RequestMetrics, SamplingParams
+
+
+class Status(Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One request: a prompt and ``width`` answers to it. ``eos_ids`` and ``stop_ids`` end an answer."""
+
+    request_id: str
+    prompt: list[int]
+    params: SamplingParams
+    max_tokens: int
+    eos_ids: frozenset[int]
+    stop_ids: frozenset[int]
+    seed: int
+    metrics: RequestMetrics
+    cache_salt: str = ""
+    adapter: int = 0
+    length_key: int = 0
+    priority: int = 0
+    order: int = 0
+    mask: U32 | None = None
+    sequences: list[Sequence] = field(default_factory=list)
+    prompt_scores: list[PromptScore] = field(default_factory=list)
+
+    @property
+    def width(self) -> int:
+        """How many answers are computed."""
+        return self.params.best_of or self.params.n
+
+    @property
+    def cacheable(self) -> bool:
+        """Prompt logprobs need every prompt row computed, so they neither use nor feed the prefix cache."""
+        return self.params.prompt_logprobs is None
+
+    @property
+    def num_logprobs(self) -> int:
+        """-1: none; 0: the chosen token's; k: the k best as well."""
+        if self.params.logprobs is not None:
+            return self.params.logprobs
+        return 0 if self.width > self.params.n else -1
+
+    def seed_of(self, index: int) -> int:
+        """The seed of answer ``index``; answer 0 has the request's own, so n does not change it."""
+        if index == 0:
+            return self.seed
+        data = self.seed.to_bytes(8, "little") + index.to_bytes(4, "little")
+        return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """A chosen token's log probability and rank, and the best tokens with theirs."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    top_ids: tuple[int, ...] = ()
+    top_logprobs: tuple[float, ...] = ()
+
+
+PromptScore = TokenScore
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One answer in the making. ``seat`` is its row in the engine's tables while it runs."""
+
+    request: Request
+    index: int
+    tokens: list[int]
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    block_names: list[bytes] = field(default_factory=list)
+    status: Status = Status.WAITING
+    seat: int = -1
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    cumulative_logprob: float = 0.0
+    counts: dict[int, int] | None = None
+
+    @property
+    def wanted(self) -> int:
+        return len(self.tokens) - self.computed
+
+    @property
+    def prompt_len(self) -> int:
+        return len(self.request.prompt)
+
+    @property
+    def num_output(self) -> int:
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def finished(self) -> bool:
+        return self.status is Status.FINISHED
+
+    def append(self, token: int) -> None:
+        self.tokens.append(token)
+        if self.counts is not None:
+            self.counts[token] = self.counts.get(token, 0) + 1
+
+    def fork(self, index: int) -> Sequence:
+        """A sibling with the same tokens and the same blocks; the caller takes the references."""
+        child = Sequence(self.request, index, list(self.tokens), self.computed, list(self.blocks))
+        child.block_names = list(self.block_names)
+        child.counts = dict(self.counts) if self.counts is not None else None
+        return child
+
+
+@dataclass(slots=True)
+class SequenceUpdate:
+    """What one step did for one sequence. Tokens are new ones only; scores stand beside them when asked for."""
+
+    request: Request
+    index: int
+    token_ids: Seq[int]
+    scores: Seq[TokenScore]
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    error: str | None = None
+
+
+def bit_mask(ids: Seq[int], vocab_size: int) -> U32:
+    """[ceil(vocab/32)] bit mask with exactly ``ids`` allowed."""
+    mask = np.zeros((vocab_size + 31) // 32, np.uint32)
+    index = np.asarray(ids, np.int64)
+    np.bitwise_or.at(mask, index // 32, (np.uint32(1) << (index % 32).astype(np.uint32)))
+    return mask
