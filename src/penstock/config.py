@@ -69,7 +69,7 @@ class SchedulerConfig:
 
 @dataclass(frozen=True, slots=True)
 class ExecutorConfig:
-    """Who runs the program. ``mode`` static: one call a step; dynamic: op by op, with hooks. ``threads`` 0: all cores."""
+    """Who runs the program. ``mode`` static: one call a step; dynamic: op by op. ``threads`` 0: all cores."""
 
     executor: Literal["auto", "native", "torch"] = "auto"
     mode: Literal["static", "dynamic"] = "static"
@@ -103,7 +103,7 @@ HARMLESS = frozenset({
     "tensor_parallel_size", "pipeline_parallel_size", "enforce_eager", "swap_space", "disable_log_stats",
     "enable_chunked_prefill", "distributed_executor_backend", "max_seq_len_to_capture", "use_v2_block_manager",
 })  # fmt: skip
-"""Names that vLLM users pass and that cannot change a result here; values that ask for more than one device are refused."""
+"""vLLM's names for what cannot change a result here; values that ask for more than one device are refused."""
 
 
 def from_kwargs(kwargs: Mapping[str, Any]) -> Config:
@@ -163,7 +163,8 @@ def _check(config: Config) -> None:
         "memory_utilization", cache.memory_utilization, "a share above 0, at most 1",
     )  # fmt: skip
     for name, high in (
-        ("max_num_seqs", 4096), ("max_num_batched_tokens", 1 << 17), ("max_logits_rows", 1 << 14), ("max_waiting", 1 << 24),
+        ("max_num_seqs", 4096), ("max_num_batched_tokens", 1 << 17),
+        ("max_logits_rows", 1 << 14), ("max_waiting", 1 << 24),
     ):  # fmt: skip
         need(_whole(getattr(sched, name), 1, high), name, getattr(sched, name), f"a whole number from 1 to {high}")
     need(

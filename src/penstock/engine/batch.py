@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -197,7 +198,7 @@ def _history(entry: Entry) -> tuple[Iterable[float], ...] | None:
 
 def _ragged(
     entries: list[Entry], of: Callable[[Entry], tuple[Iterable[float], ...] | None], *dtypes: type[np.generic]
-) -> list[NDArray[np.generic]]:
+) -> list[NDArray[Any]]:
     """``[start, column, …]``: flat columns of all entries, entry i's part being start[i]:start[i+1]."""
     start = np.zeros(len(entries) + 1, np.int32)
     columns: list[list[float]] = [[] for _ in dtypes]

@@ -1,4 +1,4 @@
-"""The engine: plan → run → update, over token ids. Synchronous; one caller at a time; knows neither text nor sockets."""
+"""The engine: plan → run → update, over token ids. Synchronous, one caller at a time; no text, no sockets."""
 
 from __future__ import annotations
 
@@ -267,7 +267,8 @@ class Engine:
 
 
 def _score(output: StepOutput, i: int, token: int, wanted: int) -> TokenScore:
-    assert output.logprobs is not None and output.ranks is not None
+    assert output.logprobs is not None
+    assert output.ranks is not None
     top_ids: tuple[int, ...] = ()
     top_logprobs: tuple[float, ...] = ()
     if wanted and output.top_ids is not None and output.top_logprobs is not None:

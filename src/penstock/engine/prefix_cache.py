@@ -27,7 +27,7 @@ class PrefixCache:
         self._key = os.urandom(32)
 
     def match(self, seq: Sequence) -> list[int]:
-        """Cached blocks that hold the longest known prefix of ``seq``, at most all but its last token. Takes no reference."""
+        """Cached blocks of the longest known prefix of ``seq``, at most all but its last token. Takes no reference."""
         if not self.enabled or not seq.request.cacheable:
             return []
         found: list[int] = []

@@ -1,7 +1,7 @@
 """Which tokens run in the next step. One counter per sequence, one budget per step, no tensors.
 
-Order: sequences that decode, then those with more to compute (oldest first), then new ones, first come first served. When
-blocks run out the youngest running sequence gives all of its back and waits at the front to be recomputed.
+Order: sequences that decode, then those with more to compute (oldest first), then new ones, first come first served.
+When blocks run out the youngest running sequence gives all of its back and waits at the front to be recomputed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from penstock.engine.sequence import Request, Sequence, Status
 
 @dataclass(slots=True, eq=False)
 class Scheduled:
-    """``count`` tokens of ``seq`` from its ``computed`` on; ``followers`` are answers that draw from the same last row."""
+    """``count`` tokens of ``seq`` from ``computed`` on; ``followers`` are answers that draw from the same last row."""
 
     seq: Sequence
     count: int

@@ -1,8 +1,8 @@
 """Requests and sequences as the engine sees them: token ids and counts.
 
 A sequence has tokens (prompt and output) and a count ``computed`` of those whose keys and values are in its blocks.
-There are no phases: a sequence wants ``len(tokens) - computed`` more; one means decoding, more means a prompt, a chunk of
-one, or a recomputation.
+There are no phases: a sequence wants ``len(tokens) - computed`` more; one means decoding, more means a prompt, a chunk
+of one, or a recomputation.
 """
 
 from __future__ import annotations

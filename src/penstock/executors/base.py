@@ -79,13 +79,13 @@ class Executor(Protocol):
     def memory(self) -> Memory: ...
 
     def load(self, weights: WeightStream) -> None:
-        """Take every weight of the program once, converting as it comes. Raises ``CheckpointError`` if one is absent."""
+        """Take every weight of the program once, converting as it comes. ``CheckpointError`` if one is absent."""
 
     def run(self, batch: Batch) -> StepOutput:
         """One step. Raises ``ExecutionError``; the KV rows of the batch are then undefined, nothing else changes."""
 
     def trace(self, batch: Batch, hook: Hook) -> StepOutput:
-        """The same step op by op over the unfused program, showing each op to ``hook``; the same bits as :meth:`run`."""
+        """The same step op by op over the unfused program, each op shown to ``hook``; the bits of :meth:`run`."""
 
     def close(self) -> None:
         """Free everything. Idempotent."""

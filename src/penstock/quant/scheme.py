@@ -1,6 +1,6 @@
 """The seam between weight formats and everything else.
 
-On disk a linear of shape [n, k] is one or several tensors (``weight``; ``qweight``, ``scales``, ``qzeros``, ``g_idx`` …).
+On disk a linear of shape [n, k] is one or several tensors (``weight``; ``qweight``, ``scales``, ``qzeros`` …).
 A :class:`Scheme` says which, and turns them into :class:`WeightData`: the format's canonical arrays, in which axis 0 is
 always the output row. So splitting a fused qkv or taking the rows of one shard is the same slice for every format, no
 family knows a format, and an executor sees a format's name and its canonical arrays only.
