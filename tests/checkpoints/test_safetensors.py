@@ -7,6 +7,7 @@ import os
 import struct
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.checkpoints.safetensors import DTYPES, MAX_HEADER, SafetensorsFile
+from penstock.checkpoints.source import TensorInfo
 from penstock.errors import CheckpointError, PenstockError, UnsupportedError
 from tests.checkpoints.files import encode, header_of, pack, some_tensors, write
 
@@ -51,7 +53,7 @@ def test_facts_are_told_without_reading_data(tmp_path: Path) -> None:
     path = write(tmp_path / "m.safetensors", {"a": np.zeros((2, 3), np.float16)})
     with SafetensorsFile(path) as source:
         info = source.info("a")
-        assert (info.name, info.dtype, info.shape, info.nbytes, info.file) == ("a", np.float16, (2, 3), 12, path)
+        assert info == TensorInfo("a", np.dtype(np.float16), (2, 3), 12, path)
         with pytest.raises(KeyError):
             source.info("b")
 
@@ -95,7 +97,7 @@ def test_views_are_of_the_file_and_read_only(tmp_path: Path) -> None:
 
 
 def test_misaligned_data_is_given_aligned(tmp_path: Path) -> None:
-    tensors = {"odd": np.arange(3, dtype=np.int8), "a": np.arange(4, dtype=np.float32)}
+    tensors: dict[str, Any] = {"odd": np.arange(3, dtype=np.int8), "a": np.arange(4, dtype=np.float32)}
     found = read(write(tmp_path / "m.safetensors", tensors))
     assert same(found["a"], tensors["a"])
     with SafetensorsFile(tmp_path / "m.safetensors") as source:
@@ -120,7 +122,7 @@ HEADERS = {
     "wrong size": ({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}, "does not fill"),
     "product wraps": (
         {"a": {"dtype": "F32", "shape": [1 << 62, 4, 2], "data_offsets": [0, 8]}},
-        "does not fill",
+        "shape",
     ),
     "negative shape": ({"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}, "shape"),
     "bool shape": ({"a": {"dtype": "F32", "shape": [True, 2], "data_offsets": [0, 8]}}, "shape"),
@@ -301,7 +303,7 @@ def test_any_numbers_in_an_entry_never_read_outside(
 def test_our_verdict_is_the_library_s(tmp_path: Path) -> None:
     """Single edits of the header's numbers: what the library refuses, we refuse (we may refuse more)."""
     library = pytest.importorskip("safetensors")
-    tensors = {"a": np.arange(4, dtype=np.float32), "b": np.arange(2, dtype=np.int64)}
+    tensors: dict[str, Any] = {"a": np.arange(4, dtype=np.float32), "b": np.arange(2, dtype=np.int64)}
     data = b"".join(array.tobytes() for array in tensors.values())
     accepted = 0
     for name in tensors:

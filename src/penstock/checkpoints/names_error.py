@@ -30,12 +30,12 @@ class WeightsError(CheckpointError):
         if self.missing:
             names = list(dict.fromkeys(self.missing.values()))
             hinted = [name + self._hint(name) for name in names[:SHOWN]]
-            told.append(f"{_count(len(names))} missing: {some([*hinted, *names[SHOWN:]], SHOWN)}")
+            told.append(f"{_count(len(names))} missing: {some([*hinted, *names[SHOWN:]], SHOWN, 300)}")
         if self.left_over:
             told.append(f"{_count(len(self.left_over))} left over: {some(self.left_over, SHOWN)}")
         if self.misshapen:
             shapes = [f"{name} {what}" for name, what in self.misshapen.items()]
-            told.append(f"{_count(len(shapes))} of another shape: {some(shapes, SHOWN)}")
+            told.append(f"{_count(len(shapes))} of another shape: {some(shapes, SHOWN, 300)}")
         return (
             "the weights do not fit the model that config.json describes: "
             + "; ".join(told)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from penstock.checkpoints.jsonfile import MAX_INDEX, read_json
 from penstock.checkpoints.safetensors import SafetensorsFile
@@ -101,4 +101,4 @@ def open_numbered(paths: Sequence[Path]) -> ShardedFiles:
 
 def _inside(file: str) -> bool:
     """A bare file name: no folder, drive or parent, nothing that a shell or a terminal would trip over."""
-    return bool(file) and file.isprintable() and file == PurePosixPath(file).name and not set(file) & set('\\/:*?"<>|')
+    return file not in ("", ".", "..") and len(file) <= 255 and file.isprintable() and not set(file) & set('\\/:*?"<>|')

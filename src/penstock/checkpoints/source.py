@@ -83,9 +83,9 @@ def shown(name: str, limit: int = 120) -> str:
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
-def some(names: Sequence[str], limit: int = 20) -> str:
+def some(names: Sequence[str], limit: int = 20, width: int = 120) -> str:
     """At most ``limit`` names and how many more there are."""
-    text = ", ".join(shown(name) for name in names[:limit])
+    text = ", ".join(shown(name, width) for name in names[:limit])
     return text if len(names) <= limit else f"{text} and {len(names) - limit:,} more"
 
 
@@ -156,16 +156,20 @@ class MappedFile(Closing):
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
+    regular = True
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise CheckpointError(f"{path}: not a regular file; give the checkpoint's folder or its weights file")
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        regular = stat.S_ISREG(path.stat().st_mode)  # asked first: opening a pipe would wait for its writer
+        descriptor = (
+            -1 if not regular else os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        )
     except FileNotFoundError as error:
         gone = "a link to a file that is gone" if path.is_symlink() else "no such file"
         raise CheckpointError(f"{path}: {gone}; download the checkpoint again") from error
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise CheckpointError(f"{path}: cannot be read ({why}); check the path and its permissions") from error
+    if not regular:
+        raise CheckpointError(f"{path}: not a regular file; give the checkpoint's folder or its weights file")
     try:
         yield descriptor
     finally:
