@@ -71,13 +71,15 @@ struct LinearArgs {
 };
 void linear(const Kernels&, const LinearArgs&, const Worker&);
 int64_t linear_shared_bytes(Act act, int64_t rows, int64_t k);
+int64_t linear_scratch_bytes(Act act, int64_t k);  // private, of each worker
 
 // cs[row] = [cos(0..dim/2) | sin(0..dim/2)] * scale of float(position) * inv_freq.
-// length rules (models/rope.py): the token's n = max(prompt_len, position + 1) picks or changes inv_freq.
+// length rules (models/rope.py): the token's n (qwen_ntk: prompt length, else max(prompt length, position + 1)) picks or
+// changes inv_freq.
 enum class LengthRule : uint8_t { none, dynamic, longrope, qwen_ntk };
 struct AnglesArgs {
   const int32_t* positions;  // [rows] of one channel
-  const int32_t* lengths;    // [rows] n of each token; used by length rules only
+  const int32_t* lengths;    // [rows] n of each token (models/rope.py); used by length rules only
   int64_t rows, dim;
   const float* inv_freq;       // [dim / 2]
   const float* inv_freq_long;  // [dim / 2], longrope beyond `original`
@@ -143,7 +145,7 @@ struct AttentionArgs {
   const int32_t* context_lens;   // [seqs]
   const int32_t* block_tables;   // [seqs, table_ld]
   int64_t table_ld;
-  const int32_t* bidirectional;  // [seqs] or null
+  const int32_t* bidirectional;  // [seqs] or null: cache rows before this boundary see each other
   const int32_t* positions;      // [tokens], for log_n
   float scale, softcap;          // softcap 0: none
   int64_t window;                // 0: none
@@ -153,9 +155,11 @@ struct AttentionArgs {
   KVLayer cache;
   float* y;
   int64_t ldy;
+  std::byte* shared;  // scratch of all workers, 64-byte aligned: partial results of what is split between workers
 };
 void attention(const Kernels&, const AttentionArgs&, const Worker&);
-int64_t attention_scratch_bytes(int64_t heads, int64_t kv_heads, int64_t head_dim);
+int64_t attention_scratch_bytes(int64_t heads, int64_t kv_heads, int64_t head_dim);  // private, of each worker
+int64_t attention_shared_bytes(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t max_context, int workers);
 
 struct ElementwiseArgs {
   enum class Kind : uint8_t { add, scale, gated, activation, gate, softcap } kind;
