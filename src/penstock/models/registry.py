@@ -1,0 +1,78 @@
+"""Which family reads a configuration. Families are imported when asked for, one file each."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from typing import Any, cast
+
+from penstock.errors import CheckpointError, UnsupportedError
+from penstock.models.family import Family
+from penstock.models.reading import FieldsError
+
+FILES: dict[str, str] = {
+    "llama": "llama",
+    "mistral": "mistral",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+}
+"""model_type -> file in ``families/``."""
+
+CLASSES: dict[str, str] = {
+    "LlamaForCausalLM": "llama",
+    "LLaMAForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
+"""Class in ``architectures`` -> model_type, for configurations without a model_type."""
+
+
+def resolve(config: Mapping[str, Any]) -> Family:
+    """The family of ``config``. Raises ``UnsupportedError`` naming the nearest one and how it differs."""
+    name = config.get("model_type")
+    if name is None:
+        classes = [c for c in config.get("architectures") or () if c in CLASSES]
+        if not classes:
+            raise CheckpointError("config.json has no model_type; is this the folder of a language model?")
+        name = CLASSES[classes[0]]
+    if name in FILES:
+        return family(FILES[name])
+    raise UnsupportedError(_unknown(str(name)[:80], config))
+
+
+def family(file: str) -> Family:
+    """The family in ``families/<file>.py``."""
+    return cast(Family, importlib.import_module(f"penstock.models.families.{file}").FAMILY)
+
+
+def _unknown(name: str, config: Mapping[str, Any]) -> str:
+    """Try every family on the configuration; the one that leaves least unread is the nearest."""
+    best: tuple[int, float, str, str] | None = None
+    for file in sorted(set(FILES.values())):
+        differences = _differences(family(file), config)
+        if differences is None:
+            continue
+        likeness = max(difflib.SequenceMatcher(None, name, known).ratio() for known in family(file).model_types)
+        entry = (len(differences), -likeness, file, ", ".join(differences[:12]))
+        best = entry if best is None else min(best, entry)
+    known = f"known families: {', '.join(sorted(FILES))}"
+    if best is None or (best[0] > 8 and best[1] > -0.6):
+        return f"model_type '{name}' is not supported; {known}"
+    differs = f"but it differs in {best[3]}" if best[0] else "whose fields it has, no more and no less"
+    return (
+        f"model_type '{name}' is not supported. Its config reads most like '{best[2]}', {differs}. "
+        f"If the network is the same, try hf_overrides={{'model_type': '{best[2]}'}}; {known}"
+    )
+
+
+def _differences(candidate: Family, config: Mapping[str, Any]) -> list[str] | None:
+    """Fields that ``candidate`` would not understand; None where the sizes cannot even be read."""
+    try:
+        candidate.architecture(config)
+    except FieldsError as error:
+        return error.fields
+    except CheckpointError:
+        return None
+    return []
