@@ -28,10 +28,10 @@ def leaks(symbols: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 def weak_symbols(path: Path) -> list[str]:
-    """Defined weak functions and objects of an object file, demangled."""
+    """Defined weak functions of an object file, demangled."""
     output = subprocess.run(["nm", "-C", "--defined-only", str(path)], capture_output=True, text=True, check=True)
     fields = (line.split(maxsplit=2) for line in output.stdout.splitlines())
-    return [field[2] for field in fields if len(field) == 3 and field[1] in "WVu"]
+    return [field[2] for field in fields if len(field) == 3 and field[1] == "W"]
 
 
 def main(folder: str) -> int:

@@ -93,7 +93,7 @@ ensure_torch() {
 # CMake 3.25 or later: the machine's own, else pip's.
 find_cmake() {
     local candidate version
-    for candidate in "$venv/bin/cmake" cmake; do
+    for candidate in cmake "$venv/bin/cmake"; do
         version="$("$candidate" --version 2>/dev/null | sed -n 's/^cmake version \([0-9]*\.[0-9]*\).*/\1/p')" || true
         if [[ -n $version && "$(printf '%s\n3.25\n' "$version" | sort -V | head -n 1)" == 3.25 ]]; then
             echo "$candidate"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import re
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.footprint import footprint
 from tests.helpers import DATA, REPOSITORY
 
 MEGABYTE = 1_000_000
@@ -56,10 +58,8 @@ def test_help_loads_no_heavy_library(arguments: list[str]) -> None:
 
 
 def test_the_version_has_one_home() -> None:
-    import penstock
-    from penstock import _native
-
-    assert penstock.__version__ == _native.__version__ == importlib.metadata.version("penstock")
+    penstock, native = (importlib.import_module(name) for name in ("penstock", "penstock._native"))
+    assert penstock.__version__ == native.__version__ == importlib.metadata.version("penstock")
 
 
 def test_core_dependencies_name_no_heavy_framework() -> None:
@@ -92,3 +92,10 @@ def test_data_stays_small() -> None:
 
     assert size(DATA) < 20 * MEGABYTE
     assert size(REPOSITORY / "src" / "penstock" / "demo_model") < 10 * MEGABYTE
+
+
+def test_the_core_install_stays_small() -> None:
+    table = footprint()
+    assert "numpy" in table
+    assert "torch" not in table
+    assert sum(map(sum, table.values())) < 150 * MEGABYTE, table
