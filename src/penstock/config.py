@@ -129,7 +129,7 @@ def from_kwargs(kwargs: Mapping[str, Any]) -> Config:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Accept the objects that users pass where a plain value is meant: ``torch.float16``, ``Path``, upper-case methods."""
+    """Accept what users pass where a plain value is meant: ``torch.float16``, ``Path``, upper-case methods."""
     if name in ("dtype", "kv_cache_dtype") and value is not None:
         return str(value).removeprefix("torch.").lower()
     if name in ("model", "tokenizer", "download_dir", "chat_template") and isinstance(value, Path):

@@ -188,10 +188,10 @@ class Batch:
                     its row j lies in block block_tables[s, j // block_size] at j % block_size
 
     ``token_ids`` [T]; ``positions`` [channels, T] feed position embeddings and are not cache rows (prefixes,
-    ChatGLM-6B); ``slots`` [T] = block * block_size + offset, where to store each token's key and value; ``prompt_lens`` [S] for
-    length-dependent rotary scaling; ``bidirectional`` [S] cache rows before this boundary are seen by all of them (0:
-    causal); ``adapters`` [S] adapter slot, 0 none; ``logits_rows`` [R] tokens whose logits are wanted; ``block_copies``
-    [C, 2] (from, to) copied before the step (copy-on-write forks).
+    ChatGLM-6B); ``slots`` [T] = block * block_size + offset, where to store each token's key and value;
+    ``prompt_lens`` [S] for length-dependent rotary scaling; ``bidirectional`` [S] cache rows before this boundary are
+    seen by all of them (0: causal); ``adapters`` [S] adapter slot, 0 none; ``logits_rows`` [R] tokens whose logits are
+    wanted; ``block_copies`` [C, 2] (from, to) copied before the step, in order (copy-on-write forks).
     """
 
     token_ids: I32

@@ -1,0 +1,238 @@
+"""From a configuration to a model that runs: checkpoint → facts → program → executor → engine, with one table of what
+was resolved. Everything that can fail for a reason of the user's fails here, before a request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from penstock.config import DTYPES, KV_DTYPES, Config
+from penstock.errors import CheckpointError, ConfigError
+from penstock.memory import available_memory, human_bytes
+
+if TYPE_CHECKING:
+    from penstock.checkpoints.folder import Checkpoint
+    from penstock.engine.engine import Engine
+    from penstock.executors.base import Executor, Limits
+    from penstock.models.architecture import Architecture
+    from penstock.models.family import Family
+    from penstock.models.program import Program
+    from penstock.text.tokenizer import Tokenizer
+
+EMBEDDED = Path(__file__).parent / "demo_model"
+EMBEDDED_NAME = "penstock-demo"
+
+LoadProgress = Callable[[str, int, int], None]
+"""Called with (phase, done, total): phases ``download`` and ``load``, in bytes."""
+
+
+@dataclass(slots=True)
+class Model:
+    """A loaded model. ``close`` frees the executor."""
+
+    name: str
+    path: Path
+    config: Config
+    family: Family
+    architecture: Architecture
+    engine: Engine
+    executor: Executor
+    tokenizer: Tokenizer | None
+    generation_config: Mapping[str, Any]
+    eos_ids: frozenset[int]
+    max_model_len: int
+    resolved: dict[str, str] = field(default_factory=dict)
+
+    def close(self) -> None:
+        self.executor.close()
+
+
+def assemble(config: Config, progress: LoadProgress | None = None) -> Model:
+    """Load everything. Raises ``ConfigError`` for impossible wishes, ``CheckpointError`` for what the files hold."""
+    from penstock.checkpoints.folder import Checkpoint
+    from penstock.checkpoints.load import stream_weights
+    from penstock.engine.admission import ModelFacts
+    from penstock.engine.engine import Engine
+    from penstock.executors.base import resolve
+    from penstock.models.decoder import build
+    from penstock.models.registry import resolve as resolve_family
+
+    started = time.monotonic()
+    report = progress or (lambda phase, done, total: None)
+    name = config.model.model or str(EMBEDDED)
+    if config.model.trust_remote_code:
+        pass  # accepted for compatibility: penstock never runs code from a checkpoint, so there is nothing to trust
+    checkpoint = Checkpoint.open(
+        name,
+        config.model.revision,
+        config.model.download_dir,
+        progress=lambda done, total: report("download", done, total),
+    )
+    with checkpoint:
+        settings = {**checkpoint.config, **(config.model.hf_overrides or {})}
+        _check_quantization(config.model.quantization, settings)
+        family = resolve_family(settings)
+        architecture = family.architecture(settings)
+        program = build(architecture)
+        compute = DTYPES[config.model.dtype]
+        limits, max_model_len = _limits(config, architecture, program, _stored_dtype(settings, checkpoint))
+        tokenizer = None if config.model.skip_tokenizer_init else _tokenizer(config, checkpoint.path)
+        execu = config.executor
+        executor: Executor = resolve(execu.executor)(
+            program, limits, compute=compute, threads=execu.threads, isa=execu.isa, mode=execu.mode
+        )
+        try:
+            weights = stream_weights(
+                checkpoint,
+                program,
+                family.rules(architecture, settings),
+                progress=lambda done, total: report("load", done, total),
+            )
+            executor.load(weights)
+        except BaseException:
+            executor.close()
+            raise
+    eos_ids = _eos_ids(tokenizer, checkpoint.generation_config, settings, family, architecture.vocab_size)
+    facts = ModelFacts(
+        vocab_size=architecture.vocab_size,
+        max_model_len=max_model_len,
+        eos_ids=eos_ids,
+        whole_prompts=any(b.attention.bidirectional_prompt for b in architecture.blocks),
+        length_key=architecture.length_key,
+    )
+    engine = Engine(
+        executor,
+        facts,
+        config.scheduler,
+        prefix_caching=config.cache.enable_prefix_caching,
+        seed=config.model.seed,
+    )
+    served = config.model.served_model_name or (config.model.model if config.model.model else EMBEDDED_NAME)
+    model = Model(
+        name=served,
+        path=checkpoint.path,
+        config=config,
+        family=family,
+        architecture=architecture,
+        engine=engine,
+        executor=executor,
+        tokenizer=tokenizer,
+        generation_config=checkpoint.generation_config if config.model.generation_config == "auto" else {},
+        eos_ids=eos_ids,
+        max_model_len=max_model_len,
+    )
+    model.resolved = _resolved(model, time.monotonic() - started)
+    return model
+
+
+def _limits(config: Config, architecture: Architecture, program: Program, stored: str) -> tuple[Limits, int]:
+    """Executor limits from the wishes and the memory there is, and the longest sequence that will be served."""
+    from penstock.executors.base import Limits, kv_block_bytes
+
+    wish = config.model.max_model_len
+    longest = wish or architecture.context_length
+    if wish and architecture.embedding.positions and wish > architecture.embedding.positions:
+        raise ConfigError(
+            f"max_model_len={wish}: the model has learned positions for {architecture.embedding.positions} tokens only"
+        )
+    kv_dtype = KV_DTYPES[config.cache.kv_cache_dtype]
+    if kv_dtype == "auto":
+        kv_dtype = "f32" if DTYPES[config.model.dtype] == "f32" else stored
+    size = config.cache.block_size
+    per_block = kv_block_bytes(program, size, kv_dtype)
+    budget = config.cache.kv_cache_memory or int(available_memory() * config.cache.memory_utilization)
+    whole = -(-longest // size)
+    blocks = min(budget // per_block, whole * config.scheduler.max_num_seqs)
+    if blocks < whole:
+        if wish or blocks < 1:
+            raise ConfigError(
+                f"one sequence of {longest} tokens needs {human_bytes(whole * per_block)} of KV cache, but "
+                f"{human_bytes(budget)} are allowed: lower max_model_len to {max(1, blocks * size)}, raise "
+                "kv_cache_memory, or set kv_cache_dtype to a smaller type"
+            )
+        longest = blocks * size
+    whole_prompts = any(b.attention.bidirectional_prompt for b in architecture.blocks)
+    step = config.scheduler.max_num_batched_tokens
+    limits = Limits(
+        max_tokens=max(step, longest) if whole_prompts else step,
+        max_seqs=config.scheduler.max_num_seqs,
+        max_logits_rows=min(config.scheduler.max_logits_rows, step),
+        max_context=longest,
+        num_blocks=int(blocks),
+        block_size=size,
+        kv_dtype=kv_dtype,  # type: ignore[arg-type]
+    )
+    return limits, longest
+
+
+def _stored_dtype(settings: Mapping[str, Any], checkpoint: Checkpoint) -> str:
+    """The type most of the weights are stored in: what the KV cache takes by default."""
+    named = str(settings.get("torch_dtype") or settings.get("dtype") or "").removeprefix("torch.")
+    if DTYPES.get(named, "auto") != "auto":
+        return DTYPES[named]
+    sizes: dict[str, int] = {}
+    if checkpoint.weights is not None:
+        for name in checkpoint.weights.names():
+            info = checkpoint.weights.info(name)
+            sizes[str(info.dtype)] = sizes.get(str(info.dtype), 0) + info.nbytes
+    most = max(sizes, key=lambda k: sizes[k]) if sizes else "float32"
+    return {"float16": "f16", "bfloat16": "bf16", "F16": "f16", "BF16": "bf16"}.get(most, "f32")
+
+
+def _tokenizer(config: Config, folder: Path) -> Tokenizer:
+    from penstock.text.tokenizer import Tokenizer
+
+    return Tokenizer.from_folder(Path(config.model.tokenizer) if config.model.tokenizer else folder)
+
+
+def _eos_ids(
+    tokenizer: Tokenizer | None,
+    generation: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    family: Family,
+    vocab_size: int,
+) -> frozenset[int]:
+    """The union of all sources: both configs, the tokenizer, the family's end-of-turn tokens."""
+    from penstock.text.special import stop_ids
+
+    ids = set(stop_ids(tokenizer, generation, settings))
+    if tokenizer is not None:
+        control = tokenizer.control_texts
+        ids |= {control[token] for token in family.stop_tokens if token in control}
+        if tokenizer.vocab_size > vocab_size:
+            raise CheckpointError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens but the model only {vocab_size}: it belongs to "
+                "another model; give the right one with tokenizer="
+            )
+    return frozenset(i for i in ids if i < vocab_size)
+
+
+def _check_quantization(wish: str | None, settings: Mapping[str, Any]) -> None:
+    stored = settings.get("quantization_config") or settings.get("compression_config")
+    if stored:
+        method = stored.get("quant_method", "unknown") if isinstance(stored, Mapping) else "unknown"
+        raise ConfigError(
+            f"the checkpoint is quantised ({method}); this version reads plain float32, float16 and bfloat16 weights: "
+            "use the unquantised checkpoint"
+        )
+    if wish not in (None, "none", "auto"):
+        raise ConfigError(f"quantization='{wish}' is not available in this version: leave it out")
+
+
+def _resolved(model: Model, seconds: float) -> dict[str, str]:
+    """The start-up table: what was chosen, what is taken, what can grow."""
+    info, memory, limits = model.executor.info, model.executor.memory, model.executor.limits
+    return {
+        "model": f"{model.name} ({model.family.name}, context {model.max_model_len})",
+        "executor": f"{info.name} {info.isa}, {info.threads} threads, {info.compute} arithmetic",
+        "memory taken": f"weights {human_bytes(memory.weights)}, workspace {human_bytes(memory.workspace)}",
+        "memory that can grow": (
+            f"KV cache up to {human_bytes(memory.kv_reserved)} "
+            f"({limits.num_blocks} blocks of {limits.block_size} tokens, {limits.kv_dtype})"
+        ),
+        "step": f"at most {limits.max_seqs} sequences and {limits.max_tokens} tokens",
+        "loaded in": f"{seconds:.2f} s",
+    }

@@ -1,0 +1,219 @@
+"""The asynchronous twin of :class:`penstock.LLM`: many callers, one engine in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Self
+from uuid import uuid4
+
+from penstock.assemble import LoadProgress, Model, assemble
+from penstock.chat import render
+from penstock.config import from_kwargs
+from penstock.errors import ExecutionError, OverloadedError
+from penstock.frontend import Frontend, Prompt
+from penstock.sampling_defaults import default_params
+from penstock.types import Message, RequestOutput, SamplingParams
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Stream:
+    """One caller's end of a request: outputs arrive on its event loop, batched per engine step."""
+
+    loop: asyncio.AbstractEventLoop
+    outputs: asyncio.Queue[RequestOutput | BaseException] = field(default_factory=asyncio.Queue)
+
+
+@dataclass(slots=True, eq=False)
+class _Command:
+    """Something to do in the engine's thread, and who waits for it."""
+
+    function: Callable[[], Any]
+    future: Future[Any] = field(default_factory=Future)
+
+    def run(self) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            self.future.set_result(self.function())
+        except BaseException as error:
+            self.future.set_exception(error)
+
+
+class AsyncLLM:
+    """``generate`` and ``chat`` yield outputs as they come; leaving the iterator frees the request within a step.
+
+    One thread owns the engine; everything that touches it goes through a queue that is emptied between steps.
+    """
+
+    def __init__(self, model: Any = None, *, progress: LoadProgress | None = None, **options: Any) -> None:
+        self.model: Model = assemble(from_kwargs({"model": model, **options}), progress)
+        self.frontend = Frontend(self.model.engine, self.model.tokenizer)
+        self._commands: queue.SimpleQueue[_Command | None] = queue.SimpleQueue()
+        self._streams: dict[str, _Stream] = {}
+        self._closed = False
+        self.failure: BaseException | None = None
+        self.last_progress = time.monotonic()
+        self._thread = threading.Thread(target=self._loop, name="penstock-engine", daemon=True)
+        self._thread.start()
+
+    async def generate(
+        self,
+        prompt: str | Sequence[int] | Mapping[str, Any] | Prompt,
+        sampling_params: SamplingParams | None = None,
+        request_id: str | None = None,
+        **options: Any,
+    ) -> AsyncIterator[RequestOutput]:
+        """Complete one prompt. ``sampling_params.output_kind`` says what is yielded.
+
+        Raises ``RequestError`` before the first output if the prompt can never be served, ``ExecutionError`` when the
+        model fails, ``OverloadedError`` when the queue is full or the engine has stopped.
+        """
+        encoded = prompt if isinstance(prompt, Prompt) else await asyncio.to_thread(self.frontend.encode, prompt)
+        async for output in self._stream(encoded, sampling_params, request_id, options):
+            yield output
+
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        sampling_params: SamplingParams | None = None,
+        request_id: str | None = None,
+        *,
+        template_options: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> AsyncIterator[RequestOutput]:
+        """Answer one conversation; ``template_options`` go to :func:`penstock.chat.render`."""
+        prompt = await asyncio.to_thread(render, self.model, messages, **(template_options or {}))
+        async for output in self._stream(prompt, sampling_params, request_id, options):
+            yield output
+
+    def default_sampling_params(self) -> SamplingParams:
+        """What a request gets that says nothing: the checkpoint's ``generation_config.json`` over the defaults."""
+        return default_params(self.model.generation_config)
+
+    async def call(self, function: Callable[[], Any]) -> Any:
+        """Run ``function`` in the engine's thread, between two steps."""
+        return await asyncio.wrap_future(self._submit(function))
+
+    def close(self) -> None:
+        """Stop the engine and free everything; requests under way end with ``OverloadedError``. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._commands.put(None)
+            self._thread.join()
+            self.model.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await asyncio.to_thread(self.close)
+
+    async def _stream(
+        self, prompt: Prompt, params: SamplingParams | None, request_id: str | None, options: Mapping[str, Any]
+    ) -> AsyncIterator[RequestOutput]:
+        request_id = request_id or uuid4().hex
+        stream = _Stream(asyncio.get_running_loop())
+        params = params or self.default_sampling_params()
+        arrival = time.monotonic()
+
+        def add() -> None:
+            self.frontend.add(request_id, prompt, params, arrival_time=arrival, **options)
+            self._streams[request_id] = stream
+
+        def cancel() -> None:
+            if self._streams.get(request_id) is stream:
+                del self._streams[request_id]
+                self.frontend.cancel(request_id)
+
+        finished = False
+        try:
+            await self.call(add)
+            while not finished:
+                output = await stream.outputs.get()
+                if isinstance(output, BaseException):
+                    raise output
+                if output.error is not None:
+                    finished = True
+                    raise ExecutionError(output.error)
+                finished = output.finished
+                yield output
+        finally:
+            if not finished:
+                self._submit(cancel)
+
+    def _submit(self, function: Callable[[], Any]) -> Future[Any]:
+        command = _Command(function)
+        self._commands.put(command)
+        if not self._thread.is_alive():
+            self._end()
+        return command.future
+
+    def _loop(self) -> None:
+        """The engine's thread: commands, then a step, for ever. Sleeps when there is nothing to do."""
+        try:
+            while self._obey():
+                outputs = self.frontend.step()
+                self.last_progress = time.monotonic()
+                self._deliver(outputs)
+        except BaseException as error:
+            logger.exception("the engine thread failed")
+            self.failure = error
+        self._end()
+
+    def _obey(self) -> bool:
+        """Run queued commands; waits for one when the engine is idle. False when told to stop."""
+        block = not self.model.engine.has_work
+        while True:
+            try:
+                command = self._commands.get(block=block)
+            except queue.Empty:
+                return True
+            if command is None:
+                return False
+            command.run()
+            block = not self.model.engine.has_work
+
+    def _deliver(self, outputs: list[RequestOutput]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, RequestOutput]]] = {}
+        for output in outputs:
+            stream = self._streams.get(output.request_id)
+            if stream is not None:
+                by_loop.setdefault(stream.loop, []).append((stream, output))
+                if output.finished:
+                    del self._streams[output.request_id]
+        for loop, items in by_loop.items():
+            _call(loop, _put, items)
+
+    def _end(self) -> None:
+        """Tell everybody who still waits."""
+        for stream in self._streams.values():
+            _call(stream.loop, _put, [(stream, OverloadedError("the engine has stopped"))])
+        self._streams.clear()
+        while True:
+            try:
+                command = self._commands.get_nowait()
+            except queue.Empty:
+                return
+            if command is not None:
+                command.future.set_exception(OverloadedError("the engine has stopped"))
+
+
+def _put(items: Sequence[tuple[_Stream, RequestOutput | BaseException]]) -> None:
+    for stream, output in items:
+        stream.outputs.put_nowait(output)
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
+    try:
+        loop.call_soon_threadsafe(function, *args)
+    except RuntimeError:
+        logger.debug("an event loop was closed with requests under way")

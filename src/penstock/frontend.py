@@ -1,0 +1,247 @@
+"""Where text meets the engine: prompts become requests, steps become :class:`RequestOutput`. Used by LLM and AsyncLLM.
+
+The engine knows token ids only and ``text`` strings only; this is the one place that knows both. Not thread-safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from penstock.engine.engine import Engine
+from penstock.engine.sequence import Request, SequenceUpdate, TokenScore
+from penstock.errors import RequestError
+from penstock.text.detokenizer import Detokenizer
+from penstock.text.stop import StopChecker
+from penstock.types import (
+    CompletionOutput,
+    FinishReason,
+    Logprob,
+    RequestOutput,
+    RequestOutputKind,
+    SamplingParams,
+    TokenLogprobs,
+)
+
+if TYPE_CHECKING:
+    from penstock.text.tokenizer import Tokenizer
+
+MAX_PROMPT_CHARS = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt ready for the engine. ``text`` None if it came as ids. ``chat``: the answer starts a text of its own."""
+
+    token_ids: list[int]
+    text: str | None = None
+    chat: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Answer:
+    """One answer's text in the making. ``sent`` counts what DELTA outputs have given out already."""
+
+    detokenizer: Detokenizer | None
+    checker: StopChecker
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    cumulative_logprob: float = 0.0
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    sent_text: int = 0
+    sent_tokens: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Live:
+    """A request under way."""
+
+    request: Request
+    prompt: Prompt
+    params: SamplingParams
+    answers: list[_Answer]
+    error: str | None = None
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+
+    @property
+    def done(self) -> bool:
+        return all(a.finish_reason is not None for a in self.answers)
+
+
+class Frontend:
+    """Adds prompts to ``engine`` and turns its updates into outputs. ``tokenizer`` None: token ids only."""
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer | None) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self._live: dict[str, _Live] = {}
+
+    def encode(self, prompt: str | Sequence[int] | Mapping[str, Any], *, add_special_tokens: bool = True) -> Prompt:
+        """Token ids of a prompt given as text, as ids, or as ``{"prompt": …}`` / ``{"prompt_token_ids": …}``."""
+        if isinstance(prompt, Mapping):
+            ids = prompt.get("prompt_token_ids")
+            if ids is not None:
+                return Prompt(_ids(ids), prompt.get("prompt"))
+            if not isinstance(prompt.get("prompt"), str):
+                raise RequestError("a prompt given as a dict needs 'prompt' or 'prompt_token_ids'", "prompt")
+            prompt = prompt["prompt"]
+        if isinstance(prompt, str):
+            if len(prompt) > MAX_PROMPT_CHARS:
+                raise RequestError(f"the prompt has {len(prompt)} characters, more than {MAX_PROMPT_CHARS}", "prompt")
+            tokenizer = self.require_tokenizer("a text prompt")
+            return Prompt(tokenizer.encode_prompt(prompt, add_special_tokens), prompt)
+        return Prompt(_ids(prompt))
+
+    def require_tokenizer(self, what: str) -> Tokenizer:
+        if self.tokenizer is None:
+            raise RequestError(f"{what} needs a tokenizer and this model has none loaded: give prompt_token_ids")
+        return self.tokenizer
+
+    def add(self, request_id: str, prompt: Prompt, params: SamplingParams, **options: Any) -> None:
+        """Queue a request; ``options`` go to :meth:`Engine.add`. Raises ``RequestError`` if it can never be served."""
+        if params.stop and (self.tokenizer is None or not params.detokenize):
+            raise RequestError("stop strings need text: give stop_token_ids, or load with a tokenizer", "stop")
+        request = self.engine.add(request_id, prompt.token_ids, params, **options)
+        answers = [self._answer(params, prompt) for _ in range(request.width)]
+        self._live[request_id] = _Live(request, prompt, params, answers)
+
+    def step(self) -> list[RequestOutput]:
+        """One engine step, and what every request concerned has to show for it."""
+        touched: dict[str, _Live] = {}
+        for update in self.engine.step():
+            live = self._live.get(update.request.request_id)
+            if live is not None:
+                self._apply(live, update)
+                touched[update.request.request_id] = live
+        outputs = []
+        for request_id, live in touched.items():
+            if live.done:
+                del self._live[request_id]
+            elif live.params.output_kind is RequestOutputKind.FINAL_ONLY:
+                continue
+            outputs.append(self._output(live))
+        return outputs
+
+    def cancel(self, request_id: str) -> RequestOutput | None:
+        """Free the request at once; its final output (``abort``), or None if it had finished."""
+        live = self._live.pop(request_id, None)
+        self.engine.cancel(request_id)
+        if live is None:
+            return None
+        for answer in live.answers:
+            if answer.finish_reason is None:
+                self._close(answer, "abort", None)
+        return self._output(live)
+
+    @property
+    def num_live(self) -> int:
+        return len(self._live)
+
+    def _answer(self, params: SamplingParams, prompt: Prompt) -> _Answer:
+        detokenizer = None
+        if self.tokenizer is not None and params.detokenize:
+            detokenizer = Detokenizer(
+                self.tokenizer,
+                params.skip_special_tokens,
+                params.spaces_between_special_tokens,
+                continued=not prompt.chat,
+            )
+        return _Answer(detokenizer, StopChecker(params.stop, params.include_stop_str_in_output))
+
+    def _apply(self, live: _Live, update: SequenceUpdate) -> None:
+        answer, params = live.answers[update.index], live.params
+        if answer.finish_reason is not None:
+            return
+        live.error = live.error or update.error
+        answer.token_ids.extend(update.token_ids)
+        for score in update.scores:
+            answer.cumulative_logprob += score.logprob
+            if params.logprobs is not None:
+                answer.logprobs.append(self._logprobs(score))
+        if answer.detokenizer is not None and update.token_ids:
+            shown = update.token_ids
+            ended_by_token = update.finish_reason == "stop"
+            if ended_by_token and not params.include_stop_str_in_output:
+                shown = shown[:-1]
+            result = answer.checker.feed(answer.detokenizer.push(shown), len(answer.token_ids) >= params.min_tokens)
+            answer.text += result.text
+            if result.stopped:
+                answer.finish_reason, answer.stop_reason = "stop", result.matched
+                self.engine.stop(live.request.request_id, update.index, result.matched)
+                return
+        if update.finish_reason is not None:
+            self._close(answer, update.finish_reason, update.stop_reason)
+
+    def _close(self, answer: _Answer, reason: FinishReason, stop_reason: int | str | None) -> None:
+        if answer.detokenizer is not None:
+            result = answer.checker.feed(answer.detokenizer.finish())
+            answer.text += result.text
+            if result.stopped:
+                reason, stop_reason = "stop", result.matched
+            else:
+                answer.text += answer.checker.finish()
+        answer.finish_reason, answer.stop_reason = reason, stop_reason
+
+    def _output(self, live: _Live) -> RequestOutput:
+        params, request = live.params, live.request
+        answers = list(enumerate(live.answers))
+        if request.width > params.n:
+            answers.sort(key=lambda pair: -pair[1].cumulative_logprob)
+            answers = list(enumerate(a for _, a in answers[: params.n]))
+        delta = params.output_kind is RequestOutputKind.DELTA
+        if params.prompt_logprobs is not None and live.prompt_logprobs is None and answers[0][1].token_ids:
+            scores = [self._logprobs(s) for s in request.prompt_scores]
+            live.prompt_logprobs = [None, *scores]
+        return RequestOutput(
+            request_id=request.request_id,
+            prompt=live.prompt.text,
+            prompt_token_ids=request.prompt,
+            outputs=[self._completion(i, a, params, delta) for i, a in answers],
+            finished=live.done,
+            prompt_logprobs=live.prompt_logprobs,
+            metrics=request.metrics,
+            num_cached_tokens=request.metrics.cached_tokens,
+            error=live.error,
+        )
+
+    def _completion(self, index: int, answer: _Answer, params: SamplingParams, delta: bool) -> CompletionOutput:
+        text_from, tokens_from = (answer.sent_text, answer.sent_tokens) if delta else (0, 0)
+        answer.sent_text, answer.sent_tokens = len(answer.text), len(answer.token_ids)
+        scored = params.logprobs is not None
+        return CompletionOutput(
+            index=index,
+            text=answer.text[text_from:],
+            token_ids=answer.token_ids[tokens_from:],
+            cumulative_logprob=answer.cumulative_logprob if scored else None,
+            logprobs=answer.logprobs[tokens_from:] if scored else None,
+            finish_reason=answer.finish_reason,
+            stop_reason=answer.stop_reason,
+        )
+
+    def _logprobs(self, score: TokenScore) -> TokenLogprobs:
+        """The best tokens in order, then the chosen one if it is not among them."""
+        found = {
+            token: Logprob(logprob, rank, self._text(token))
+            for rank, (token, logprob) in enumerate(zip(score.top_ids, score.top_logprobs, strict=True), 1)
+            if token >= 0
+        }
+        found.setdefault(score.token_id, Logprob(score.logprob, score.rank, self._text(score.token_id)))
+        return found
+
+    def _text(self, token: int) -> str | None:
+        return None if self.tokenizer is None else self.tokenizer.token_text(token)
+
+
+def _ids(ids: object) -> list[int]:
+    if isinstance(ids, np.ndarray):
+        ids = ids.tolist()
+    if isinstance(ids, bytes | str) or not isinstance(ids, Sequence):
+        raise RequestError("token ids must be a list of integers", "prompt_token_ids")
+    if any(isinstance(t, bool) or not isinstance(t, int | np.integer) for t in ids):
+        raise RequestError("token ids must be a list of integers", "prompt_token_ids")
+    return [int(t) for t in ids]

@@ -1,0 +1,210 @@
+"""The offline API: ``LLM(model).generate(...)``. Names as vLLM's; results in input order."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+from penstock.assemble import LoadProgress, Model, assemble
+from penstock.chat import render
+from penstock.config import from_kwargs
+from penstock.errors import ExecutionError, RequestError
+from penstock.frontend import Frontend, Prompt
+from penstock.sampling_defaults import default_params
+from penstock.types import CompletionOutput, Message, RequestOutput, RequestOutputKind, SamplingParams
+
+PromptInput = str | Sequence[int] | Mapping[str, Any]
+QUEUE = 1024
+
+
+class LLM:
+    """A loaded model and its engine.
+
+    ``model``: a folder, a file, or a name on a hub; None is the small embedded model. Further options are those of
+    ``penstock.config`` (``dtype``, ``max_model_len``, ``kv_cache_memory``, ``threads`` …); an unknown one is a
+    ``ConfigError`` with the nearest name. ``progress`` is called while loading with (phase, done, total).
+    Not thread-safe: use :class:`penstock.AsyncLLM` for concurrent callers.
+    """
+
+    def __init__(self, model: Any = None, *, progress: LoadProgress | None = None, **options: Any) -> None:
+        self.model: Model = assemble(from_kwargs({"model": model, **options}), progress)
+        self.frontend = Frontend(self.model.engine, self.model.tokenizer)
+        self._ids = itertools.count()
+
+    def generate(
+        self,
+        prompts: PromptInput | Sequence[PromptInput] | None = None,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        prompt_token_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        use_tqdm: bool = False,
+        **options: Any,
+    ) -> list[RequestOutput]:
+        """Complete one prompt or many; each a string, a list of token ids, or a dict holding either.
+
+        ``sampling_params``: one for all, or one each; None takes the checkpoint's defaults. Returns one
+        :class:`RequestOutput` a prompt, in input order. Raises ``RequestError`` before anything runs if a prompt can
+        never be served, ``ExecutionError`` if the model fails.
+        """
+        inputs = _inputs(prompts, prompt_token_ids)
+        encoded = [self.frontend.encode(p) for p in inputs]
+        return self._run(encoded, self._params(sampling_params, len(encoded)), use_tqdm, options)
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = False,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> list[RequestOutput]:
+        """Answer one conversation or many, rendered with the checkpoint's chat template (or ``chat_template``)."""
+        many = [messages] if not messages or isinstance(messages[0], Mapping) else messages
+        encoded = [
+            render(
+                self.model,
+                conversation,  # type: ignore[arg-type]
+                chat_template=chat_template,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                tools=tools,
+                kwargs=chat_template_kwargs,
+            )
+            for conversation in many
+        ]
+        return self._run(encoded, self._params(sampling_params, len(encoded)), use_tqdm, options)
+
+    def stream(
+        self,
+        prompt: PromptInput | Sequence[Message],
+        sampling_params: SamplingParams | None = None,
+        **options: Any,
+    ) -> Iterator[RequestOutput]:
+        """Complete one prompt (or answer one conversation), yielding an output with the new text each step.
+
+        Closing the iterator frees the request.
+        """
+        if not isinstance(prompt, str | Mapping) and len(prompt) > 0 and isinstance(prompt[0], Mapping):
+            encoded = render(self.model, prompt)  # type: ignore[arg-type]
+        else:
+            encoded = self.frontend.encode(prompt)  # type: ignore[arg-type]
+        params = replace(sampling_params or self.default_sampling_params(), output_kind=RequestOutputKind.DELTA)
+        return self._stream(encoded, params, options)
+
+    def default_sampling_params(self) -> SamplingParams:
+        """What a request gets that says nothing: the checkpoint's ``generation_config.json`` over the defaults."""
+        return default_params(self.model.generation_config)
+
+    def get_tokenizer(self) -> Any:
+        """The tokenizer; raises ``RequestError`` if it was not loaded."""
+        return self.frontend.require_tokenizer("this")
+
+    def close(self) -> None:
+        """Free weights and cache. Idempotent."""
+        self.model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _params(self, given: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
+        if given is None:
+            given = self.default_sampling_params()
+        if isinstance(given, SamplingParams):
+            return [given] * count
+        if len(given) != count:
+            raise RequestError(f"{len(given)} sampling_params for {count} prompts: give one for all, or one each")
+        return list(given)
+
+    def _run(
+        self, prompts: list[Prompt], params: list[SamplingParams], use_tqdm: bool, options: Mapping[str, Any]
+    ) -> list[RequestOutput]:
+        finals = [replace(p, output_kind=RequestOutputKind.FINAL_ONLY) for p in params]
+        order = [f"llm-{next(self._ids)}" for _ in prompts]
+        queue = iter(zip(order, prompts, finals, strict=True))
+        done: dict[str, RequestOutput] = {}
+        bar = _Bar(len(order)) if use_tqdm else None
+        try:
+            while len(done) < len(order):
+                room = QUEUE - self.frontend.num_live
+                for request_id, prompt, each in itertools.islice(queue, max(0, room)):
+                    self.frontend.add(request_id, prompt, each, **options)
+                for output in self.frontend.step():
+                    _raise_error(output)
+                    done[output.request_id] = output
+                    if bar is not None:
+                        bar.advance()
+        except BaseException:
+            for request_id in order:
+                self.frontend.cancel(request_id)
+            raise
+        finally:
+            if bar is not None:
+                bar.close()
+        return [done[request_id] for request_id in order]
+
+    def _stream(self, prompt: Prompt, params: SamplingParams, options: Mapping[str, Any]) -> Iterator[RequestOutput]:
+        request_id = f"llm-{next(self._ids)}"
+        self.frontend.add(request_id, prompt, params, **options)
+        try:
+            finished = False
+            while not finished:
+                for output in self.frontend.step():
+                    if output.request_id == request_id:
+                        _raise_error(output)
+                        finished = output.finished
+                        yield output
+        finally:
+            self.frontend.cancel(request_id)
+
+
+def _inputs(prompts: Any, token_ids: Any) -> list[PromptInput]:
+    """One prompt or many, as a list of prompts."""
+    if token_ids is not None:
+        if prompts is not None:
+            raise RequestError("give prompts or prompt_token_ids, not both", "prompts")
+        prompts = token_ids
+    if prompts is None:
+        raise RequestError("nothing to generate from: give prompts or prompt_token_ids", "prompts")
+    if isinstance(prompts, str | Mapping):
+        return [prompts]
+    if not isinstance(prompts, Iterable):
+        raise RequestError(f"prompts must be text or token ids, got {type(prompts).__name__}", "prompts")
+    items = list(prompts)
+    if items and all(isinstance(i, int) and not isinstance(i, bool) for i in items):
+        return [items]
+    return items
+
+
+def _raise_error(output: RequestOutput) -> None:
+    if output.error is not None:
+        raise ExecutionError(output.error)
+
+
+class _Bar:
+    """A progress bar over requests, imported only when asked for."""
+
+    def __init__(self, total: int) -> None:
+        from rich.progress import Progress
+
+        self._progress = Progress()
+        self._task = self._progress.add_task("requests", total=total)
+        self._progress.start()
+
+    def advance(self) -> None:
+        self._progress.advance(self._task)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+__all__ = ["LLM", "CompletionOutput", "PromptInput"]

@@ -1,0 +1,126 @@
+"""An executor without a model: its cache remembers token ids, and the next token is a function of the whole context.
+
+So every mistake in slots, block tables, copies or prefix hits changes the tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from penstock.engine.admission import ModelFacts
+from penstock.engine.engine import Engine, drain
+from penstock.config import SchedulerConfig
+from penstock.errors import ExecutionError
+from penstock.executors.base import ExecutorInfo, Limits, Memory
+from penstock.models.program import Program
+from penstock.types import Batch, SamplingParams, StepOutput
+
+VOCAB = 97
+
+
+class FakeExecutor:
+    program = Program("fake", (), {}, {}, (), {})
+
+    def __init__(self, num_blocks: int = 64, block_size: int = 4, max_tokens: int = 4096) -> None:
+        self.limits = Limits(max_tokens, 256, 4096, 1 << 20, num_blocks, block_size, "f32")
+        self.cache = np.full(num_blocks * block_size, -1, np.int64)
+        self.steps: list[int] = []
+        self.fail_next = False
+        self.poison: int | None = None
+
+    info = ExecutorInfo("fake", "none", 1, "none", {})
+    memory = Memory(0, 0, 0, 0)
+
+    def load(self, weights: object) -> None: ...
+
+    def close(self) -> None: ...
+
+    def run(self, batch: Batch) -> StepOutput:
+        size = self.limits.block_size
+        assert batch.num_tokens <= self.limits.max_tokens
+        if self.fail_next:
+            self.fail_next = False
+            raise ExecutionError("out of luck")
+        self.steps.append(batch.num_tokens)
+        for source, target in batch.block_copies if batch.block_copies is not None else ():
+            self.cache[target * size : (target + 1) * size] = self.cache[source * size : (source + 1) * size]
+        assert len(np.unique(batch.slots)) == batch.num_tokens, "two tokens in one slot"
+        self.cache[batch.slots] = batch.token_ids
+        contexts: dict[int, tuple[int, ...]] = {}
+        for s in range(batch.num_seqs):
+            first, last = batch.query_start[s], batch.query_start[s + 1]
+            length = int(batch.context_lens[s])
+            rows = np.arange(length)
+            slots = batch.block_tables[s, rows // size].astype(np.int64) * size + rows % size
+            assert (slots[length - (last - first) :] == batch.slots[first:last]).all()
+            assert (batch.positions[0, first:last] == rows[length - (last - first) :]).all()
+            content = self.cache[slots]
+            for offset in range(last - first):
+                contexts[int(first) + offset] = tuple(content[: length - (last - first) + offset + 1].tolist())
+        return self._sample(batch, contexts)
+
+    def _sample(self, batch: Batch, contexts: dict[int, tuple[int, ...]]) -> StepOutput:
+        sampling = batch.sampling
+        if sampling is None:
+            return StepOutput(np.zeros(0, np.int32), np.zeros(0, np.uint8))
+        n = len(sampling.row)
+        tokens = np.zeros(n, np.int32)
+        invalid = np.zeros(n, np.uint8)
+        for i in range(n):
+            context = contexts[int(batch.logits_rows[sampling.row[i]])]
+            seed = 0 if sampling.temperature[i] == 0 else int(sampling.seed[i])
+            drawn = next_token(context, seed)
+            bias = sampling.bias_ids[sampling.bias_start[i] : sampling.bias_start[i + 1]]
+            while drawn in bias:
+                drawn = (drawn + 1) % VOCAB
+            tokens[i] = sampling.target[i] if sampling.target[i] >= 0 else drawn
+            invalid[i] = self.poison is not None and self.poison in context
+        return StepOutput(
+            tokens,
+            invalid,
+            -tokens.astype(np.float32) - 1,
+            np.ones(n, np.int32),
+            np.tile(np.arange(8, dtype=np.int32), (n, 1)),
+            np.tile(-np.arange(8, dtype=np.float32), (n, 1)),
+        )
+
+
+def next_token(context: tuple[int, ...], seed: int = 0) -> int:
+    data = np.asarray([seed % (1 << 62), *context], np.int64).tobytes()
+    return int.from_bytes(hashlib.blake2b(data, digest_size=4).digest(), "little") % VOCAB
+
+
+def make_engine(
+    num_blocks: int = 64,
+    block_size: int = 4,
+    max_model_len: int = 512,
+    prefix_caching: bool = True,
+    eos: frozenset[int] = frozenset(),
+    whole_prompts: bool = False,
+    **config: int,
+) -> Engine:
+    values = {"max_num_seqs": 8, "max_num_batched_tokens": 32, "max_logits_rows": 32, **config}
+    facts = ModelFacts(VOCAB, max_model_len, eos, whole_prompts)
+    executor = FakeExecutor(num_blocks, block_size)
+    return Engine(executor, facts, SchedulerConfig(**values), prefix_caching=prefix_caching)
+
+
+def expected(prompt: list[int], count: int, seed: int = 0) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(next_token(tuple(tokens), seed))
+    return tokens[len(prompt) :]
+
+
+def run_all(engine: Engine) -> dict[tuple[str, int], list[int]]:
+    """Drain; tokens by (request id, answer)."""
+    found: dict[tuple[str, int], list[int]] = {}
+    for update in drain(engine):
+        found.setdefault((update.request.request_id, update.index), []).extend(update.token_ids)
+    return found
+
+
+def greedy(max_tokens: int = 8, **kwargs: object) -> SamplingParams:
+    return SamplingParams(temperature=0.0, max_tokens=max_tokens, **kwargs)  # type: ignore[arg-type]
