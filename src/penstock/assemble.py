@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from penstock.models.architecture import Architecture
     from penstock.models.family import Family
     from penstock.models.program import Program
+    from penstock.text.templates import ChatTemplate
     from penstock.text.tokenizer import Tokenizer
 
 EMBEDDED = Path(__file__).parent / "demo_model"
@@ -44,7 +45,9 @@ class Model:
     generation_config: Mapping[str, Any]
     eos_ids: frozenset[int]
     max_model_len: int
+    settings: Mapping[str, Any]
     resolved: dict[str, str] = field(default_factory=dict)
+    templates: dict[str, ChatTemplate] = field(default_factory=dict)
 
     def close(self) -> None:
         self.executor.close()
@@ -63,8 +66,6 @@ def assemble(config: Config, progress: LoadProgress | None = None) -> Model:
     started = time.monotonic()
     report = progress or (lambda phase, done, total: None)
     name = config.model.model or str(EMBEDDED)
-    if config.model.trust_remote_code:
-        pass  # accepted for compatibility: penstock never runs code from a checkpoint, so there is nothing to trust
     checkpoint = Checkpoint.open(
         name,
         config.model.revision,
@@ -123,6 +124,7 @@ def assemble(config: Config, progress: LoadProgress | None = None) -> Model:
         generation_config=checkpoint.generation_config if config.model.generation_config == "auto" else {},
         eos_ids=eos_ids,
         max_model_len=max_model_len,
+        settings=settings,
     )
     model.resolved = _resolved(model, time.monotonic() - started)
     return model

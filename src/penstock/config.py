@@ -21,6 +21,7 @@ class ModelConfig:
 
     ``dtype``: the arithmetic of linears. ``auto`` takes bf16 where weights are bf16 and the CPU has it, else float32;
     ``float32`` keeps activations exact whatever the weights' type. Weights stay in the type of the file.
+    ``trust_remote_code`` is accepted and changes nothing: no code of a checkpoint is ever run.
     """
 
     model: str | None = None

@@ -6,7 +6,7 @@ The engine knows token ids only and ``text`` strings only; this is the one place
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,11 +34,16 @@ MAX_PROMPT_CHARS = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt ready for the engine. ``text`` None if it came as ids. ``chat``: the answer starts a text of its own."""
+    """A prompt ready for the engine. ``text`` None if it came as ids. ``chat``: the answer starts a text of its own.
+
+    ``stop``, ``stop_ids``: what ends an answer in the prompt's format, besides what the request says.
+    """
 
     token_ids: list[int]
     text: str | None = None
     chat: bool = False
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -106,6 +111,7 @@ class Frontend:
         """Queue a request; ``options`` go to :meth:`Engine.add`. Raises ``RequestError`` if it can never be served."""
         if params.stop and (self.tokenizer is None or not params.detokenize):
             raise RequestError("stop strings need text: give stop_token_ids, or load with a tokenizer", "stop")
+        params = _with_format(params, prompt)
         request = self.engine.add(request_id, prompt.token_ids, params, **options)
         answers = [self._answer(params, prompt) for _ in range(request.width)]
         self._live[request_id] = _Live(request, prompt, params, answers)
@@ -235,6 +241,15 @@ class Frontend:
 
     def _text(self, token: int) -> str | None:
         return None if self.tokenizer is None else self.tokenizer.token_text(token)
+
+
+def _with_format(params: SamplingParams, prompt: Prompt) -> SamplingParams:
+    """Add what ends an answer in the prompt's own format."""
+    if (not prompt.stop and not prompt.stop_ids) or params.ignore_eos:
+        return params
+    stop = dict.fromkeys((*params.stop, *(prompt.stop if params.detokenize else ())))
+    ids = dict.fromkeys((*params.stop_token_ids, *prompt.stop_ids))
+    return replace(params, stop=tuple(stop), stop_token_ids=tuple(ids))
 
 
 def _ids(ids: object) -> list[int]:
