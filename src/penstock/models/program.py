@@ -54,13 +54,16 @@ class KVSpec:
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One operation. ``weights`` are names in the order that OPS states, ``""`` where an optional one is absent."""
+    """One operation. ``weights`` are names in the order that OPS states, ``""`` where an optional one is absent.
+
+    ``attrs`` are scalars (`Scalar`).
+    """
 
     kind: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     weights: tuple[str, ...] = ()
-    attrs: Mapping[str, Scalar] = field(default_factory=dict)
+    attrs: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         args = ", ".join([*self.inputs, *(f"%{w}" for w in self.weights if w)])

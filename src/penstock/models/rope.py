@@ -45,7 +45,7 @@ def frequencies(rope: Rope) -> Frequencies:
     """The constants of one rotary embedding. Length rules start from the frequencies of a short sequence."""
     scaling = rope.scaling
     base = powers(rope.theta, rope.dim)
-    plain = _inverse(base)
+    plain = inverse(rope.theta, rope.dim)
     if rope.half_precision:
         plain = plain.astype(np.float16).astype(np.float32)
     if scaling is None:
@@ -67,6 +67,11 @@ def powers(theta: float, dim: int) -> F32:
     """theta ** (2 i / dim) for i < dim / 2, exponents rounded to float32 as transformers has them."""
     exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
     return (np.float64(np.float32(theta)) ** exponents.astype(np.float64)).astype(np.float32)
+
+
+def inverse(theta: float, dim: int) -> F32:
+    """inv_freq [dim / 2] without scaling."""
+    return _inverse(powers(theta, dim))
 
 
 def stretched_theta(theta: float, dim: int, rule: str, n: int, factor: float, original: int) -> float:

@@ -1,0 +1,85 @@
+"""What the ops of one step see: weights, constants, the batch as tensors, the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from penstock.models.program import KVSpec
+from penstock.types import Batch
+
+KV_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Cache:
+    """One layer's keys and values, ``[slots, kv_heads, head_dim]``; slot = block * block_size + offset."""
+
+    def __init__(self, spec: KVSpec, slots: int, kv_dtype: str) -> None:
+        shape = (slots, spec.kv_heads, spec.head_dim)
+        self.keys = torch.empty(shape, dtype=KV_TYPES[kv_dtype])
+        self.values = torch.empty(shape, dtype=KV_TYPES[kv_dtype])
+
+    def copy_block(self, source: int, target: int, block_size: int) -> None:
+        a, b = source * block_size, target * block_size
+        for rows in (self.keys, self.values):
+            rows[b : b + block_size] = rows[a : a + block_size]
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.keys.nbytes + self.values.nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """One sequence's share of the step: its tokens ``first:last``, its cache rows' slots, its mask's boundary."""
+
+    first: int
+    last: int
+    slots: Tensor
+    bidirectional: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Read-only during a step, but for the rows that ``store`` writes into ``caches``."""
+
+    weights: Mapping[str, Tensor]
+    constants: Mapping[str, Tensor]
+    caches: tuple[Cache, ...]
+    sequences: tuple[Sequence, ...]
+    positions: Tensor
+    slots: Tensor
+    prompt_lens: Tensor
+    logits_rows: Tensor
+
+    def weight(self, name: str) -> Tensor | None:
+        return self.weights[name] if name else None
+
+
+def make_step(batch: Batch, block_size: int, **fixed: Any) -> Step:
+    """The batch as tensors. ``prompt_lens`` is spread over tokens."""
+    bounds = batch.query_start
+    sequences = []
+    for s in range(batch.num_seqs):
+        length = int(batch.context_lens[s])
+        rows = np.arange(length)
+        slots = batch.block_tables[s].astype(np.int64)[rows // block_size] * block_size + rows % block_size
+        boundary = 0 if batch.bidirectional is None else int(batch.bidirectional[s])
+        sequences.append(Sequence(int(bounds[s]), int(bounds[s + 1]), torch.from_numpy(slots), boundary))
+    return Step(
+        sequences=tuple(sequences),
+        positions=_tensor(batch.positions),
+        slots=_tensor(batch.slots),
+        prompt_lens=_tensor(np.repeat(batch.prompt_lens, np.diff(bounds))),
+        logits_rows=_tensor(batch.logits_rows),
+        **fixed,
+    )
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
+    return torch.from_numpy(array.astype(np.int64))

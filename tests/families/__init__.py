@@ -1,0 +1,1 @@
+"""Every family through one runner."""
