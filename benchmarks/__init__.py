@@ -1,0 +1,1 @@
+"""The developer's benchmarks. ``python -m benchmarks --help``."""
