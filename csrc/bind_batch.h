@@ -1,0 +1,48 @@
+// penstock.types.Batch and SamplingBatch as the executor's plain structs. The arrays are kept alive here.
+#pragma once
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <vector>
+
+#include "batch.h"
+#include "plan.h"
+#include "sampler.h"
+
+namespace penstock {
+
+// Reads attributes of a Python object as arrays: contiguous, of one type, on the CPU; converts where that is possible.
+class Arrays {
+  public:
+    template <class T>
+    Span<T> get(nanobind::handle object, const char* name) {
+        const Array& a = take<T, 1>(object, name);
+        return {static_cast<const T*>(a.data()), static_cast<int64_t>(a.shape(0))};
+    }
+    // Null for None.
+    template <class T>
+    Span<T> get_optional(nanobind::handle object, const char* name) {
+        return object.attr(name).is_none() ? Span<T>{} : get<T>(object, name);
+    }
+    template <class T>
+    const T* get_matrix(nanobind::handle object, const char* name, int64_t& rows, int64_t& columns) {
+        const Array& a = take<T, 2>(object, name);
+        rows = static_cast<int64_t>(a.shape(0));
+        columns = static_cast<int64_t>(a.shape(1));
+        return static_cast<const T*>(a.data());
+    }
+    // [n, 2] pairs, flat.
+    Span<int32_t> get_pairs(nanobind::handle object, const char* name);
+
+  private:
+    using Array = nanobind::ndarray<nanobind::ro>;
+    template <class T, int N>
+    const Array& take(nanobind::handle object, const char* name);
+
+    std::vector<Array> held_;
+};
+
+Batch read_batch(Arrays& arrays, nanobind::handle batch);
+SamplingBatch read_sampling(Arrays& arrays, nanobind::handle sampling);
+
+}  // namespace penstock

@@ -1,0 +1,77 @@
+// Executor: what is loaded once. Also what the machine has, and the sampler alone for tests of its meaning.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <string>
+
+#include "bind.h"
+#include "cpus.h"
+#include "executor.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace penstock {
+namespace {
+
+using Source = nb::ndarray<nb::ro, nb::ndim<2>, nb::device::cpu>;
+
+KVType kv_type(const std::string& name) {
+    if (name == "f32") return KVType::f32;
+    if (name == "f16") return KVType::f16;
+    if (name == "bf16") return KVType::bf16;
+    throw nb::value_error(("unknown KV type '" + name + "': f32, f16 or bf16").c_str());
+}
+
+Format format_of(const std::string& name) {
+    if (name == "f32") return Format::f32;
+    if (name == "f16") return Format::f16;
+    if (name == "bf16") return Format::bf16;
+    throw nb::value_error(("unknown weight format '" + name + "': f32, f16 or bf16").c_str());
+}
+
+int add_matrix(Executor& e, const std::string& format, const Source& src) {
+    const Format f = format_of(format);
+    const size_t width = f == Format::f32 ? 4 : 2;
+    if (src.itemsize() != width || src.stride(1) != 1 || src.stride(0) < 0 ||
+        reinterpret_cast<uintptr_t>(src.data()) % width != 0) {
+        throw nb::type_error("a matrix must have contiguous rows of its format's own numbers");
+    }
+    const int64_t n = static_cast<int64_t>(src.shape(0)), k = static_cast<int64_t>(src.shape(1));
+    const int64_t ld = n == 1 ? k : src.stride(0);
+    const void* data = src.data();
+    nb::gil_scoped_release release;
+    return e.add_matrix(f, data, n, k, ld);
+}
+
+}  // namespace
+
+void bind_executor(nb::module_& m) {
+    m.def("default_threads", &default_threads, "Physical cores this process may use, within the cgroup's CPU quota.");
+    m.def("possible_isas", &possible_isas, "Instruction sets this CPU can run, best last.");
+
+    nb::class_<Executor> c(m, "Executor", "Team, packed weights and KV cache; see csrc/executor.h.");
+    c.def("__init__",
+          [](Executor* self, int64_t max_tokens, int64_t max_seqs, int64_t max_logits_rows, int64_t max_context,
+             int64_t num_blocks, int64_t block_size, const std::string& kv_dtype, const std::string& isa, int threads, bool pin) {
+              new (self) Executor(Options{{max_tokens, max_seqs, max_logits_rows, max_context, num_blocks, block_size},
+                                          kv_type(kv_dtype), isa, threads, pin});
+          },
+          nb::kw_only(), "max_tokens"_a, "max_seqs"_a, "max_logits_rows"_a, "max_context"_a, "num_blocks"_a, "block_size"_a,
+          "kv_dtype"_a, "isa"_a = "", "threads"_a = 0, "pin"_a = false);
+    c.def("add_matrix", &add_matrix, "format"_a, "source"_a);
+    c.def("add_vector", [](Executor& e, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> v) {
+        return e.add_vector(v.data(), static_cast<int64_t>(v.shape(0)));
+    }, "source"_a);
+    c.def("add_layer", &Executor::add_layer, "kv_heads"_a, "head_dim"_a);
+    c.def_prop_ro("isa", &Executor::isa);
+    c.def_prop_ro("threads", &Executor::threads);
+    c.def_prop_ro("weight_bytes", &Executor::weight_bytes);
+    c.def_prop_ro("kv_reserved", &Executor::kv_reserved);
+    c.def_prop_ro("kv_used", &Executor::kv_used);
+    c.def_prop_ro("kv_resident", &Executor::kv_resident);
+}
+
+}  // namespace penstock

@@ -1,0 +1,98 @@
+// What outlives a step and every program: the team, the packed weights, the KV cache.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "batch.h"
+#include "isa.h"
+#include "memory.h"
+#include "ops/ops.h"
+#include "sampler_math.h"
+#include "team.h"
+
+namespace penstock {
+
+struct Options {
+    Limits limits;
+    KVType kv_type = KVType::f32;
+    std::string isa;   // see resolve_isa
+    int threads = 0;   // 0: default_threads()
+    bool pin = false;  // bind each worker to a CPU
+};
+
+// A vector of float32: a norm's weight, a bias, a constant.
+struct Vector {
+    const float* data = nullptr;
+    int64_t size = 0;
+};
+
+class Executor {
+  public:
+    // Throws std::invalid_argument for limits or an instruction set that cannot be, OutOfMemory.
+    explicit Executor(const Options& options);
+
+    // Packs `src` ([n, k] of the format's element type, row stride ld elements) on the whole team; returns its number.
+    int add_matrix(Format format, const void* src, int64_t n, int64_t k, int64_t ld);
+    int add_vector(const float* src, int64_t n);
+    // Reserves one layer's cache; returns its number.
+    int add_layer(int64_t kv_heads, int64_t head_dim);
+
+    // By number; throw std::invalid_argument for one that is not there. Vector -1 is none.
+    const Matrix& matrix(int number) const;
+    Vector vector(int number) const;
+    const KVLayer& layer(int number) const;
+
+    const Limits& limits() const { return limits_; }
+    const Kernels& kernels() const { return *kernels_; }
+    const SamplerMath& sampler_math() const { return *sampler_math_; }
+    Team& team() { return *team_; }
+    int threads() const { return team_->count(); }
+    std::string isa() const { return isa_name(*kernels_); }
+
+    int64_t weight_bytes() const { return weights_.used(); }
+    int64_t kv_reserved() const;
+    // Bytes of the blocks that any step has written so far.
+    int64_t kv_used() const { return touched_blocks_ * block_bytes_; }
+    // What the system really holds for the cache.
+    int64_t kv_resident() const;
+
+    // Marks the blocks that a checked batch writes.
+    void touch(const Batch& batch);
+    // Copies blocks in the batch's order, each worker other layers. Called by all workers.
+    void copy_blocks(const Batch& batch, const Worker& worker) const;
+
+    // Held during a step; throws std::runtime_error when another thread holds it.
+    class Turn {
+      public:
+        explicit Turn(Executor& executor);
+        ~Turn() { executor_.busy_.store(false, std::memory_order_release); }
+        Turn(const Turn&) = delete;
+        Turn& operator=(const Turn&) = delete;
+
+      private:
+        Executor& executor_;
+    };
+
+  private:
+    void touch_block(int64_t block);
+
+    Limits limits_;
+    KVType kv_type_;
+    const Kernels* kernels_ = nullptr;
+    const SamplerMath* sampler_math_ = nullptr;
+    std::unique_ptr<Team> team_;
+    Pool weights_;
+    std::vector<Matrix> matrices_;
+    std::vector<Vector> vectors_;
+    std::vector<KVLayer> layers_;
+    std::vector<Region> kv_;
+    std::vector<bool> touched_;
+    int64_t touched_blocks_ = 0;
+    int64_t block_bytes_ = 0;  // of one block over all layers
+    std::atomic<bool> busy_{false};
+};
+
+}  // namespace penstock

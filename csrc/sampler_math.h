@@ -1,0 +1,36 @@
+// The passes over a whole vocabulary, compiled once for each instruction set from one source. All give the same bits.
+#pragma once
+#include <cstdint>
+
+namespace penstock {
+
+// Sums of exponentials are kept for blocks of this many entries, so that a draw looks into one block only.
+constexpr int64_t kSumBlock = 1024;
+// Maxima are kept for groups of this many entries; they bound the k-th largest entry from below.
+constexpr int64_t kMaxGroup = 64;
+
+struct RowScan {
+    float max;  // of the finite entries and -inf
+    bool sane;  // no NaN, no +inf
+};
+
+struct SamplerMath {
+    RowScan (*scan)(const float* x, int64_t n);
+    // First index of the value.
+    int64_t (*find)(const float* x, int64_t n, float value);
+    int64_t (*count_greater)(const float* x, int64_t n, float value);
+    // Sum of exp(x - shift), x <= shift, in double; sums[i] (may be null) of block i.
+    double (*sum_exp)(const float* x, int64_t n, float shift, double* sums);
+    void (*divide)(const float* x, int64_t n, float by, float* y);
+    void (*group_max)(const float* x, int64_t n, float* maxima);
+    // Indexes of entries >= threshold in order; returns how many.
+    int64_t (*at_least)(const float* x, int64_t n, float threshold, int32_t* indexes);
+};
+
+extern const SamplerMath kSamplerMathGeneric;
+#if defined(__x86_64__)
+extern const SamplerMath kSamplerMathAvx2;
+extern const SamplerMath kSamplerMathAvx512;
+#endif
+
+}  // namespace penstock
