@@ -20,6 +20,10 @@ class Hub(ThreadingHTTPServer):
     """Serves ``repos``: name -> {file: bytes}. ``fault`` makes it answer badly; ``paths`` records what was asked."""
 
     daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # a client that gave up waiting
 
     def __init__(self, repos: dict[str, dict[str, bytes]], fault: str = "") -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -47,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         self.server.paths.append(f"{self.command} {path}")
         if self.server.fault == "hang":
-            time.sleep(90)
+            time.sleep(8)
         if self.server.fault in ("401", "403", "500"):
             return self.send(int(self.server.fault), b"{}", body, **self.told())
         for name, files in self.server.repos.items():
@@ -71,7 +75,8 @@ class Handler(BaseHTTPRequestHandler):
         return {"X-Error-Code": "GatedRepo"} if self.server.fault == "403" else {}
 
     def model(self, name: str, files: dict[str, bytes]) -> bytes:
-        return json.dumps({"_id": "1", "id": name, "sha": SHA, "siblings": [{"rfilename": f} for f in files]}).encode()
+        siblings = [{"rfilename": file, "size": len(data)} for file, data in files.items()]
+        return json.dumps({"_id": "1", "id": name, "sha": SHA, "siblings": siblings}).encode()
 
     def tree(self, files: dict[str, bytes]) -> bytes:
         entries = [
@@ -88,6 +93,14 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(data[:500])
             self.close_connection = True
+            return
+        if self.server.fault == "slow" and body and len(data) > 1000:
+            self.send_response(200)
+            self.send_header("Content-Length", str(10**9))
+            self.end_headers()
+            for _ in range(10_000):  # a gigabyte in small pieces, for as long as anybody listens
+                self.wfile.write(bytes(100_000))
+                time.sleep(0.01)
             return
         self.send(200, data, body, **headers)
 

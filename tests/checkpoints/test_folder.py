@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock.checkpoints import hub
 from penstock.checkpoints.folder import Checkpoint
@@ -169,6 +171,25 @@ def test_an_index_cannot_lead_out_of_its_folder(tmp_path: Path, file: str) -> No
     assert len(message) < 600
 
 
+@settings(max_examples=100)
+@given(st.data())
+def test_any_index_opens_or_is_refused(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    path = tmp_path_factory.getbasetemp() / "index"
+    shard(path, ONE, TWO)
+    leaf = st.none() | st.integers() | st.text() | st.sampled_from(["model-00001-of-00002.safetensors", ".", "x"])
+    mapping = st.dictionaries(st.sampled_from(["a.weight", "b.weight"]) | st.text(), leaf, max_size=4)
+    whole = st.fixed_dictionaries({"weight_map": mapping}) | leaf | st.lists(leaf)
+    text = json.dumps(data.draw(whole))
+    cut = data.draw(st.integers(0, len(text)))
+    (path / INDEX).write_text(data.draw(st.sampled_from([text, text[:cut], text[cut:]])))
+    try:
+        names(path)
+    except CheckpointError as error:
+        told = str(error)
+        if not told.isprintable() or len(told) > 5000:
+            raise
+
+
 @pytest.mark.parametrize("weight_map", [None, {}, [], {"a": 1}, "x"])
 def test_an_index_without_a_map_is_told(tmp_path: Path, weight_map: Any) -> None:
     path = folder(tmp_path / "m")
@@ -241,6 +262,12 @@ def test_formats_without_a_reader_say_what_to_do(tmp_path: Path, file: str, told
     (path / file).write_bytes(b"PK")
     assert told in error_of(path, UnsupportedError)
     assert told in error_of(path / file, UnsupportedError)
+
+
+def test_a_format_that_carries_its_config_needs_none_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    assert "GGUF weights cannot be read yet" in error_of(tmp_path, UnsupportedError)
+    assert "GGUF weights cannot be read yet" in error_of(tmp_path / "m.gguf", UnsupportedError)
 
 
 def test_a_file_of_no_known_kind(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,18 +46,15 @@ print(json.dumps(out))
 """
 
 
-def fetch(cache: Path, url: str, name: str = "org/model", revision: str = "", **settings: str) -> dict[str, Any]:
+def environment(cache: Path, url: str) -> dict[str, str]:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "VLLM_")) and "proxy" not in k.lower()}
-    environment = {
-        **inherited,
-        "PYTHONPATH": str(REPOSITORY / "src"),
-        "HF_HOME": str(cache),
-        "HF_ENDPOINT": url,
-        **settings,
-    }
+    return {**inherited, "PYTHONPATH": str(REPOSITORY / "src"), "HF_HOME": str(cache), "HF_ENDPOINT": url}
+
+
+def fetch(cache: Path, url: str, name: str = "org/model", revision: str = "", **settings: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, name, revision, str(cache / "hub")],
-        env=environment, capture_output=True, text=True, timeout=100, check=False, cwd=cache,
+        env={**environment(cache, url), **settings}, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -95,6 +93,29 @@ def test_names_and_revisions_that_do_not_exist(tmp_path: Path) -> None:
     with serve({"org/model": FILES}) as server:
         assert "no such model on http" in fetch(tmp_path, server.url, "org/other")["error"]
         assert "no such revision" in fetch(tmp_path, server.url, revision="v9")["error"]
+
+
+def test_an_interrupted_download_ends_at_once(tmp_path: Path) -> None:
+    """Ctrl-C in the middle of a file that would take minutes."""
+    program = PROGRAM.replace("seen.append((done, total))", "print(done, flush=True)")
+    with serve({"org/model": FILES}, "slow") as server:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, "org/model", "", str(tmp_path / "hub")],
+            env=environment(tmp_path, server.url), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        while int(process.stdout.readline()) < 10_000:
+            pass
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=20)
+    assert process.returncode != 0
+    assert "KeyboardInterrupt" in told
+
+
+def test_a_hub_that_never_answers(tmp_path: Path) -> None:
+    with serve({"org/model": FILES}, "hang") as server:
+        told = fetch(tmp_path, server.url, HF_HUB_ETAG_TIMEOUT="1")["error"]
+        assert "cannot be reached (ReadTimeout" in told
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,15 @@ def test_misaligned_data_is_given_aligned(tmp_path: Path) -> None:
         assert source.get("a").ctypes.data % 4 == 0
 
 
+def test_a_file_that_shrinks_while_open_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.safetensors", {"a": np.zeros(5000, np.float32)})
+    with SafetensorsFile(path) as source:
+        with path.open("r+b") as file:
+            file.truncate(5000)
+        with pytest.raises(CheckpointError, match="became shorter"):
+            source.get("a")
+
+
 HEADERS = {
     "hole": ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, "hole of 4 bytes"),
     "hole at the end": ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, "file holds 8"),

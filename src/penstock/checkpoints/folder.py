@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -10,12 +9,10 @@ from typing import Any, Self
 
 from penstock.checkpoints import hub
 from penstock.checkpoints.jsonfile import read_json
-from penstock.checkpoints.readers import open_file, open_weights
+from penstock.checkpoints.progress import Progress
+from penstock.checkpoints.readers import open_file, open_weights, own_config
 from penstock.checkpoints.source import WeightSource
 from penstock.errors import CheckpointError, nearest
-
-Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all); the second may grow, and is 0 while it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +109,9 @@ def _config(folder: Path, given: Path) -> dict[str, Any]:
     config = folder / "config.json"
     if config.exists() or config.is_symlink():
         return read_json(config)
+    inside = own_config(given)
+    if inside is not None:
+        return inside
     if given.is_file():
         raise CheckpointError(f"{given}: there is no config.json beside this file; put the model's config.json there")
     inner = [sub.parent.name for _, sub in zip(range(3), folder.glob("*/config.json"))]

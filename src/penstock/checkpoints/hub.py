@@ -1,27 +1,28 @@
 """Downloads from a hub: huggingface_hub by default, modelscope when the environment asks for it.
 
 Environment: ``HF_ENDPOINT`` (a mirror), ``HF_HUB_OFFLINE`` (what is in the cache only), ``HF_TOKEN``, ``HF_HOME`` as
-huggingface_hub has them; ``PENSTOCK_USE_MODELSCOPE`` or ``VLLM_USE_MODELSCOPE`` for modelscope.
+huggingface_hub has them, ``HF_HUB_ETAG_TIMEOUT`` and ``HF_HUB_DOWNLOAD_TIMEOUT`` (seconds without an answer, without
+a byte; both 10) among them; ``PENSTOCK_USE_MODELSCOPE`` or ``VLLM_USE_MODELSCOPE`` for modelscope.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import threading
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from penstock.checkpoints.progress import Counts, Progress
 from penstock.errors import CheckpointError, UnsupportedError, missing
 
-Progress = Callable[[int, int], None]
-
-TIMEOUT = 10.0  # seconds without an answer; a transfer that stalls as long is resumed by the library, then an error
 SMALL_FILES = ("*.json", "*.model", "*.tiktoken", "*.txt", "*.jinja")
 WEIGHT_FILES = ("*.safetensors",)
+WEIGHT_FILES_END = tuple(pattern.removeprefix("*") for pattern in WEIGHT_FILES)
 OTHER_FORMATS = (".gguf", ".bin", ".pth", ".onnx", ".msgpack", ".h5")
 LEFT_OUT = ("*/*", "consolidated*", "optimizer*", "training_args*", "adapter_model*")
+AT_ONCE = 4  # files
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 TRUE = {"1", "true", "yes", "on"}
 
@@ -51,40 +52,76 @@ def _flag(variable: str) -> bool:
 def _huggingface(name: str, revision: str | None, cache_dir: str | Path | None, progress: Progress | None) -> Path:
     try:
         import huggingface_hub
+        from huggingface_hub import constants
     except ImportError as error:
         raise missing("huggingface_hub") from error
     endpoint = os.environ.get("HF_ENDPOINT") or None
     offline = _flag("HF_HUB_OFFLINE")
+    where = {"cache_dir": cache_dir, "endpoint": endpoint}
+    timeout = constants.HF_HUB_ETAG_TIMEOUT
     try:
-        if not offline:
-            _check_format(huggingface_hub.HfApi(endpoint=endpoint), name, revision)
-        folder = huggingface_hub.snapshot_download(
-            name,
-            revision=revision,
-            cache_dir=cache_dir,
-            endpoint=endpoint,
-            etag_timeout=TIMEOUT,
-            local_files_only=offline,
-            allow_patterns=[*SMALL_FILES, *WEIGHT_FILES],
-            ignore_patterns=list(LEFT_OUT),
-            tqdm_class=_bar(progress),
-        )
+        if offline:
+            return _cached(huggingface_hub, name, revision, where)
+        try:
+            info = huggingface_hub.HfApi(endpoint=endpoint).model_info(
+                name, revision=revision, timeout=timeout, files_metadata=True
+            )
+        except Exception as error:
+            if _status(error) in (401, 403, 404):
+                raise
+            try:  # a hub that does not answer does not matter to a model in the cache
+                return _cached(huggingface_hub, name, revision, where)
+            except Exception:
+                raise error from None
+        return _fetch(huggingface_hub, name, revision, info, {**where, "etag_timeout": timeout}, progress)
     except CheckpointError:
         raise
     except Exception as error:  # the library's own kinds, its HTTP client's, the operating system's
         raise _told(name, revision, endpoint, offline, error) from error
-    return Path(folder)
 
 
-def _check_format(api: Any, name: str, revision: str | None) -> None:
-    """Refuse before gigabytes are fetched. A hub that does not answer is left to the download, which has a cache."""
-    try:
-        files = [entry.rfilename for entry in api.model_info(name, revision=revision, timeout=TIMEOUT).siblings or []]
-    except Exception as error:
-        if getattr(getattr(error, "response", None), "status_code", None) in (401, 403, 404):
+def _cached(library: Any, name: str, revision: str | None, where: dict[str, Any]) -> Path:
+    return Path(library.snapshot_download(name, revision=revision, local_files_only=True, **where))
+
+
+def _status(error: Exception) -> int | None:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _fetch(
+    library: Any, name: str, revision: str | None, info: Any, where: dict[str, Any], progress: Progress | None
+) -> Path:
+    """Each file by itself, of one commit: unlike the library's call for all, every request has a time limit."""
+    sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or [] if _wanted(entry.rfilename)}
+    _check_format(name, [entry.rfilename for entry in info.siblings or []])
+    counts = Counts(sizes, progress)
+
+    def fetch(file: str, commit: str | None) -> Path:
+        path = library.hf_hub_download(name, file, revision=commit, tqdm_class=counts.bar(file), **where)
+        counts.finish(file)
+        return Path(path)
+
+    files = sorted(sizes, key=lambda file: (file.endswith(WEIGHT_FILES_END), file))
+    fetch(files[0], revision)  # by its branch, which the cache then remembers for offline use
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        try:
+            folders = {path.parent for path in pool.map(lambda file: fetch(file, info.sha), files)}
+        except BaseException:  # Ctrl-C too: files in flight end at their next piece, the rest never begins
+            counts.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
-        return
-    if not files or any(file.endswith(".safetensors") and "/" not in file for file in files):
+    return folders.pop()
+
+
+def _wanted(file: str) -> bool:
+    wanted = any(fnmatchcase(file, known) for known in (*SMALL_FILES, *WEIGHT_FILES))
+    return wanted and not any(fnmatchcase(file, other) for other in LEFT_OUT)
+
+
+def _check_format(name: str, files: list[str]) -> None:
+    """Refuse before gigabytes are fetched."""
+    if any(_wanted(file) and file.endswith(WEIGHT_FILES_END) for file in files):
         return
     held = sorted({kind for kind in OTHER_FORMATS if any(file.endswith(kind) for file in files)})
     raise UnsupportedError(
@@ -96,7 +133,7 @@ def _check_format(api: Any, name: str, revision: str | None) -> None:
 def _told(name: str, revision: str | None, endpoint: str | None, offline: bool, error: Exception) -> CheckpointError:
     """One line that tells a wrong name, a closed door, the network and the disk apart."""
     kind = type(error).__name__
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = _status(error)
     where = endpoint or "the hub"
     what = f"{name}@{revision}" if revision else name
     if offline:
@@ -117,52 +154,6 @@ def _told(name: str, revision: str | None, endpoint: str | None, offline: bool, 
         f"{what}: no such folder here, and {where} cannot be reached ({kind}: {detail}); check the network or proxy, "
         "set HF_ENDPOINT to a mirror, or give a local folder; a download that broke off resumes when repeated"
     )
-
-
-def _bar(progress: Progress | None) -> type[Any]:
-    """A stand-in for tqdm that counts bytes into ``progress`` and prints nothing."""
-    lock = threading.RLock()
-
-    class Bar:
-        _lock = lock
-
-        def __init__(self, iterable: Any = None, *_: object, **options: Any) -> None:
-            self.iterable = iterable
-            self.bytes = options.get("unit") == "B" and "transfer" not in str(options.get("name", ""))
-            self.total: float | None = options.get("total")
-            self.n: float = options.get("initial") or 0
-            self.disable = True
-
-        def __iter__(self) -> Any:
-            return iter(self.iterable)
-
-        def __enter__(self) -> Any:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            self.close()
-
-        def update(self, n: float | None = 1) -> None:
-            with lock:
-                self.n += n or 0
-                if self.bytes and progress is not None:
-                    progress(int(self.n), int(self.total or 0))
-
-        def __getattr__(self, _: str) -> Callable[..., None]:
-            return lambda *args, **options: None
-
-        def close(self) -> None:
-            pass
-
-        @classmethod
-        def get_lock(cls) -> Any:
-            return lock
-
-        @classmethod
-        def set_lock(cls, _: object) -> None:
-            pass
-
-    return Bar
 
 
 def _modelscope(name: str, revision: str | None, cache_dir: str | Path | None) -> Path:

@@ -7,11 +7,37 @@ import os
 from pathlib import Path
 from typing import Any
 
-from penstock.checkpoints.source import LFS_PREFIX
+from penstock.checkpoints.source import LFS_PREFIX, shown
 from penstock.errors import CheckpointError
 
 MAX_CONFIG = 10_000_000  # bytes
 MAX_INDEX = 100_000_000
+# No file of a checkpoint needs more than half a million tensors do: bounds what parsing allocates.
+MAX_BRACKETS = 1_600_000
+MAX_COMMAS = 8_000_000
+
+
+def parse(raw: bytes, *, unique: bool = False) -> Any:
+    """JSON in UTF-8. ValueError, its text one short line, for anything else; ``unique`` refuses a key given twice."""
+    if raw.count(b"{") + raw.count(b"[") > MAX_BRACKETS or raw.count(b",") > MAX_COMMAS:
+        raise ValueError("more entries than any checkpoint needs")
+    try:
+        return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_unique if unique else None)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise ValueError(shown(str(error), 200)) from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"'{shown(key)}' appears twice")
+            seen.add(key)
+    return found
 
 
 def read_json(path: Path, limit: int = MAX_CONFIG) -> dict[str, Any]:
@@ -31,12 +57,9 @@ def read_json(path: Path, limit: int = MAX_CONFIG) -> dict[str, Any]:
             f"{path}: this is a Git LFS pointer, not the file: run `git lfs pull` in the folder, or download it again"
         )
     try:
-        data = json.loads(raw.decode("utf-8-sig"))
-    except RecursionError as error:
-        raise CheckpointError(f"{path}: nested too deeply; download it again") from error
+        data = parse(raw)
     except ValueError as error:
-        why = str(error).splitlines()[0][:200]
-        raise CheckpointError(f"{path}: not valid JSON ({why}); download it again or mend it") from error
+        raise CheckpointError(f"{path}: not valid JSON ({error}); download it again or mend it") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: holds no JSON object; download it again")
     return data

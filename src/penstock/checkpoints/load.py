@@ -9,20 +9,19 @@ their pages in again when it uses them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from penstock.checkpoints.folder import Checkpoint
+from penstock.checkpoints.progress import Progress
 from penstock.checkpoints.rules import DENSE, Recipe, Tensor, plan
 from penstock.checkpoints.source import Array, WeightSource
 from penstock.errors import CheckpointError, UnsupportedError
 from penstock.models.program import Program, WeightSpec
 from penstock.models.rules import Permute, Rule, Transform, Transpose
 from penstock.quant.scheme import Scheme, SchemeFor, WeightData
-
-Progress = Callable[[int, int], None]
 
 
 def dense(name: str) -> Scheme:

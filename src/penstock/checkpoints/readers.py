@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Never
 
 from penstock.checkpoints.safetensors import SafetensorsFile
 from penstock.checkpoints.sharded import SHARD_NAME, open_index, open_numbered
@@ -17,11 +18,17 @@ NOT_THE_MODEL = ("adapter_model", "consolidated", "optimizer", "training_args", 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """A way to store weights. ``find`` gives a folder's files of that kind, most telling first; ``open`` reads them."""
+    """A way to store weights.
+
+    ``find`` gives a folder's files of that kind, most telling first; ``open`` reads them. ``endings`` are those of a
+    file that a user may name by itself. ``config`` reads the configuration out of formats that carry it (GGUF).
+    """
 
     name: str
+    endings: tuple[str, ...]
     find: Callable[[Path], list[Path]]
     open: Callable[[list[Path]], WeightSource]
+    config: Callable[[list[Path]], dict[str, Any]] | None = None
 
 
 def _files(folder: Path, *patterns: str) -> list[Path]:
@@ -63,21 +70,19 @@ def _ambiguous(files: list[Path]) -> CheckpointError:
     )
 
 
-def _refuse(kind: str, remedy: str) -> Callable[[list[Path]], WeightSource]:
-    def refuse(files: list[Path]) -> WeightSource:
+def _refuse(kind: str, remedy: str) -> Callable[[list[Path]], Never]:
+    def refuse(files: list[Path]) -> Never:
         raise UnsupportedError(f"{files[0]}: {kind} weights cannot be read yet; {remedy}")
 
     return refuse
 
 
+_no_torch = _refuse("PyTorch .bin", "convert them with transformers: save_pretrained(folder, safe_serialization=True)")
+_no_gguf = _refuse("GGUF", "use the safetensors form of this model")
 READERS: tuple[Reader, ...] = (
-    Reader("safetensors", _find_safetensors, open_safetensors),
-    Reader(
-        "torch",
-        lambda folder: _files(folder, "pytorch_model*.bin", "*.bin.index.json"),
-        _refuse("PyTorch .bin", "convert them with transformers: save_pretrained(folder, safe_serialization=True)"),
-    ),
-    Reader("gguf", lambda folder: _files(folder, "*.gguf"), _refuse("GGUF", "use the safetensors form of this model")),
+    Reader("safetensors", (".safetensors", ".safetensors.index.json"), _find_safetensors, open_safetensors),
+    Reader("torch", (".bin", ".pth", ".pt"), lambda folder: _files(folder, "pytorch_model*.bin*"), _no_torch),
+    Reader("gguf", (".gguf",), lambda folder: _files(folder, "*.gguf"), _no_gguf, _no_gguf),
 )
 
 
@@ -95,9 +100,22 @@ def open_weights(folder: Path) -> tuple[WeightSource, list[Path]]:
 
 def open_file(file: Path) -> WeightSource:
     """The weights in one file that the user named."""
-    if file.name.endswith((".safetensors", ".safetensors.index.json")):
-        return open_safetensors([file])
-    for reader in READERS[1:]:
-        if file.suffix == {"torch": ".bin", "gguf": ".gguf"}.get(reader.name):
-            return reader.open([file])
+    return _reader_of(file).open([file])
+
+
+def own_config(path: Path) -> dict[str, Any] | None:
+    """The configuration inside the weights of a folder or file, for formats that carry one."""
+    if path.is_file():
+        read = _reader_of(path).config
+        return None if read is None else read([path])
+    for reader in READERS:
+        if reader.config is not None and (files := reader.find(path)):
+            return reader.config(files)
+    return None
+
+
+def _reader_of(file: Path) -> Reader:
+    for reader in READERS:
+        if file.name.endswith(reader.endings):
+            return reader
     raise UnsupportedError(f"{file}: not a weights file that penstock knows; give a folder or a .safetensors file")

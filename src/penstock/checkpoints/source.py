@@ -121,12 +121,15 @@ class MappedFile(Closing):
         if count == 0:
             return np.empty(shape, dtype)
         nbytes = count * dtype.itemsize
+        live = self._live()
+        if live.size() < self.size:  # reading on would end the process (SIGBUS)
+            raise damaged(self.path, "the file became shorter while it was open")
         self._advise("MADV_WILLNEED", start, nbytes)
-        view = np.frombuffer(self._live(), dtype, count, start).reshape(shape)
+        view = np.frombuffer(live, dtype, count, start).reshape(shape)
         if view.flags.aligned and start % dtype.alignment == 0:
             return view
         aligned = np.empty(nbytes, np.uint8)
-        aligned[:] = np.frombuffer(self._live(), np.uint8, nbytes, start)
+        aligned[:] = np.frombuffer(live, np.uint8, nbytes, start)
         aligned.flags.writeable = False
         return aligned.view(dtype).reshape(shape)
 
