@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from penstock.checkpoints.jsonfile import MAX_CONFIG
 from penstock.checkpoints.readers import open_weights
 from penstock.errors import CheckpointError, PenstockError, UnsupportedError
 from tests.checkpoints.files import folder, shard, write
-from tests.helpers import shared
+from tests.helpers import REPOSITORY, shared
 
 ONE: dict[str, Any] = {"a.weight": np.arange(4, dtype=np.float32)}
 TWO: dict[str, Any] = {"b.weight": np.arange(3, dtype=np.float16)}
@@ -313,3 +316,16 @@ def test_the_fixtures_open() -> None:
                 seen += 1
         source.close()
     assert seen > 1000
+
+
+def test_opening_a_folder_loads_no_heavy_library(tmp_path: Path) -> None:
+    program = (
+        "import sys; from penstock.checkpoints.folder import Checkpoint; from penstock.checkpoints.load import "
+        "stream_weights; Checkpoint.open(sys.argv[1]).close(); print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder(tmp_path / "m", ONE))],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    heavy = {"torch", "transformers", "safetensors", "huggingface_hub", "modelscope", "requests", "httpx2", "tqdm"}
+    assert set(done.stdout.split()) & heavy == set()
