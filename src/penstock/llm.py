@@ -12,6 +12,7 @@ from penstock.chat import render
 from penstock.config import from_kwargs
 from penstock.errors import ExecutionError, RequestError
 from penstock.frontend import Frontend, Prompt
+from penstock.progress import Progress
 from penstock.sampling_defaults import default_params
 from penstock.types import CompletionOutput, Message, RequestOutput, RequestOutputKind, SamplingParams
 
@@ -132,7 +133,7 @@ class LLM:
         order = [f"llm-{next(self._ids)}" for _ in prompts]
         queue = iter(zip(order, prompts, finals, strict=True))
         done: dict[str, RequestOutput] = {}
-        bar = _Bar(len(order)) if use_tqdm else None
+        bar = Progress(len(order), "requests") if use_tqdm else None
         try:
             while len(done) < len(order):
                 room = QUEUE - self.frontend.num_live
@@ -141,8 +142,8 @@ class LLM:
                 for output in self.frontend.step():
                     _raise_error(output)
                     done[output.request_id] = output
-                    if bar is not None:
-                        bar.advance()
+                if bar is not None:
+                    bar.update(len(done))
         except BaseException:
             for request_id in order:
                 self.frontend.cancel(request_id)
@@ -188,23 +189,6 @@ def _inputs(prompts: Any, token_ids: Any) -> list[PromptInput]:
 def _raise_error(output: RequestOutput) -> None:
     if output.error is not None:
         raise ExecutionError(output.error)
-
-
-class _Bar:
-    """A progress bar over requests, imported only when asked for."""
-
-    def __init__(self, total: int) -> None:
-        from rich.progress import Progress
-
-        self._progress = Progress()
-        self._task = self._progress.add_task("requests", total=total)
-        self._progress.start()
-
-    def advance(self) -> None:
-        self._progress.advance(self._task)
-
-    def close(self) -> None:
-        self._progress.stop()
 
 
 __all__ = ["LLM", "CompletionOutput", "PromptInput"]
