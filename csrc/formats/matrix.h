@@ -1,8 +1,10 @@
 // A packed weight matrix [n, k] and how its numbers lie in memory.
 //
-// Layout of all formats: tiles of 16 output rows (columns of y). A tile holds its k in order, in lines of 64 bytes or less:
+// Layout of all formats: tiles of 16 output rows (columns of y). A tile holds its k in order, in lines of 64 bytes or
+// less:
 //   f32   one k a line:   16 x f32              f16  one k: 16 x f16 (32 bytes)
-//   bf16  two k a line:   16 x (bf16, bf16)     int8 four k a line, int4 eight k (later issues), scales beside their tile
+//   bf16  two k a line:   16 x (bf16, bf16)     int8 four k a line, int4 eight k (later issues), scales beside their
+//   tile
 // n and k are padded with zeros to whole tiles and lines. So one stream is read once, in order, whatever the ISA.
 #pragma once
 #include <cstddef>
@@ -17,19 +19,23 @@ enum class Format : uint8_t { f32, f16, bf16 };
 enum class Act : uint8_t { f32, bf16 };
 
 struct Matrix {
-  Format format;
-  int64_t n;           // output rows
-  int64_t k;           // inputs
-  int64_t tiles;       // ceil(n / 16)
-  int64_t tile_bytes;  // distance between tiles
-  const std::byte* data;
+    Format format;
+    int64_t n;           // output rows
+    int64_t k;           // inputs
+    int64_t tiles;       // ceil(n / 16)
+    int64_t tile_bytes;  // distance between tiles
+    const std::byte* data;
 };
 
 // Bytes of one tile / of the whole packed matrix.
 int64_t tile_bytes(Format format, int64_t k);
-inline int64_t matrix_bytes(Format format, int64_t n, int64_t k) { return (n + kTile - 1) / kTile * tile_bytes(format, k); }
+inline int64_t matrix_bytes(Format format, int64_t n, int64_t k) {
+    return (n + kTile - 1) / kTile * tile_bytes(format, k);
+}
 
 // Pack rows of `src` ([n, k] in the format's own element type, row stride `ld` elements) for tiles [tile0, tile1).
-void pack_tiles(Format format, const void* src, int64_t n, int64_t k, int64_t ld, std::byte* dst, int64_t tile0, int64_t tile1);
+// dst: the whole matrix, where tile t lies at t * tile_bytes.
+void pack_tiles(Format format, const void* src, int64_t n, int64_t k, int64_t ld, std::byte* dst, int64_t tile0,
+                int64_t tile1);
 
 }  // namespace penstock

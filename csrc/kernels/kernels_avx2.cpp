@@ -1,0 +1,12 @@
+#include "vec/avx2.h"
+
+#include "kernels/impl.h"
+
+namespace penstock {
+
+const Kernels& avx2_kernels() {
+    static const Kernels table = make_kernels();
+    return table;
+}
+
+}  // namespace penstock

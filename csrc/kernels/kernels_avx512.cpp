@@ -1,0 +1,15 @@
+// GCC 12 warns of its own intrinsics' deliberately undefined operands (its bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include "vec/avx512.h"
+
+#include "kernels/impl.h"
+
+namespace penstock {
+
+const Kernels& avx512_kernels() {
+    static const Kernels table = make_kernels();
+    return table;
+}
+
+}  // namespace penstock

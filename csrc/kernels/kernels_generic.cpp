@@ -1,0 +1,12 @@
+#include "vec/generic.h"
+
+#include "kernels/impl.h"
+
+namespace penstock {
+
+const Kernels& generic_kernels() {
+    static const Kernels table = make_kernels();
+    return table;
+}
+
+}  // namespace penstock

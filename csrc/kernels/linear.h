@@ -1,0 +1,169 @@
+// Dot products of a panel of rows with tiles of 16 output columns. Each output has one accumulator that takes its k in
+// order, so neither the number of rows nor that of tiles shows in the bits; both only set how often a loaded line is
+// used.
+#pragma once
+#include "kernels/math.h"
+#include "kernels/table.h"
+
+namespace penstock {
+namespace {
+
+// How a line of weights meets a word of a panel. A step is `kWords` words of each row.
+template <Format, Act>
+struct Step;
+
+template <>
+struct Step<Format::f32, Act::f32> {
+    static constexpr int kWords = 1, kInputs = 1, kBytes = 64;
+    using Weights = F;
+    static Weights load(const std::byte* p) { return penstock::load(reinterpret_cast<const float*>(p)); }
+    static F word(uint32_t x) { return set(__builtin_bit_cast(float, x)); }
+    template <int J>
+    static F add(F acc, const Weights& w, const F& x) {
+        return fma(w, x, acc);
+    }
+};
+template <>
+struct Step<Format::f16, Act::f32> : Step<Format::f32, Act::f32> {
+    static constexpr int kBytes = 32;
+    static Weights load(const std::byte* p) { return load_f16(reinterpret_cast<const uint16_t*>(p)); }
+};
+template <>
+struct Step<Format::bf16, Act::f32> {
+    static constexpr int kWords = 2, kInputs = 2, kBytes = 64;
+    using Weights = Pairs;
+    static Weights load(const std::byte* p) { return load_pairs(reinterpret_cast<const uint32_t*>(p)); }
+    static F word(uint32_t x) { return set(__builtin_bit_cast(float, x)); }
+    template <int J>
+    static F add(F acc, const Weights& w, const F& x) {
+        return fma(J == 0 ? w.even : w.odd, x, acc);
+    }
+};
+template <>
+struct Step<Format::bf16, Act::bf16> {
+    static constexpr int kWords = 1, kInputs = 2, kBytes = 64;
+    using Weights = Line;
+    static Weights load(const std::byte* p) { return load_line(reinterpret_cast<const uint32_t*>(p)); }
+    static Line word(uint32_t x) { return broadcast_line(x); }
+    template <int J>
+    static F add(F acc, const Weights& w, const Line& x) {
+        return dot(acc, w, x);
+    }
+};
+template <Format format>
+struct Step<format, Act::bf16> {  // rounded inputs meet exact weights
+    using One = Step<format, Act::f32>;
+    static constexpr int kWords = 1, kInputs = 2, kBytes = 2 * One::kBytes;
+    using Weights = Pairs;
+    static Weights load(const std::byte* p) { return {One::load(p), One::load(p + One::kBytes)}; }
+    static Pairs word(uint32_t x) { return broadcast_pairs(x); }
+    template <int J>
+    static F add(F acc, const Weights& w, const Pairs& x) {
+        return fma(w.odd, x.odd, fma(w.even, x.even, acc));
+    }
+};
+
+// Tiles in flight for so many rows: what the registers hold.
+constexpr int tiles_for(int rows) {
+    const int n = kAccumulators / rows;
+    return n < 1 ? 1 : n > kMaxTiles ? kMaxTiles : n;
+}
+
+// Memory is read this far ahead of use. Only the first panel finds its weights in memory, the others in the cache.
+constexpr int kAhead = 2048;
+
+template <class S, int R, int T>
+void tile_block(const TileBlock& b, int tile) {
+    const std::byte* w = b.tiles + tile * b.tile_bytes;
+    const uint32_t* a = b.panel;
+    F acc[R][T];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+        for (int t = 0; t < T; t++) acc[r][t] = zero();
+    for (int64_t steps = b.k / S::kInputs; steps > 0; steps--, w += S::kBytes, a += S::kWords * R) {
+        typename S::Weights line[T];
+#pragma GCC unroll 16
+        for (int t = 0; t < T; t++) {
+            prefetch(w + t * b.tile_bytes + kAhead);
+            line[t] = S::load(w + t * b.tile_bytes);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) {
+            const auto x = S::word(a[r]);
+#pragma GCC unroll 16
+            for (int t = 0; t < T; t++) acc[r][t] = S::template add<0>(acc[r][t], line[t], x);
+        }
+        if constexpr (S::kWords == 2) {
+#pragma GCC unroll 16
+            for (int r = 0; r < R; r++) {
+                const auto x = S::word(a[R + r]);
+#pragma GCC unroll 16
+                for (int t = 0; t < T; t++) acc[r][t] = S::template add<1>(acc[r][t], line[t], x);
+            }
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+        for (int t = 0; t < T; t++) store(b.y + r * b.ldy + (tile + t) * kTile, acc[r][t]);
+}
+
+template <class S, int R>
+void tile_rows(const TileBlock& b) {
+    constexpr int kAtOnce = tiles_for(R);
+    int tile = 0;
+    for (; tile + kAtOnce <= b.count; tile += kAtOnce) tile_block<S, R, kAtOnce>(b, tile);
+    if constexpr (kAtOnce > 2)
+        for (; tile + 2 <= b.count; tile += 2) tile_block<S, R, 2>(b, tile);
+    if constexpr (kAtOnce > 1)
+        for (; tile < b.count; tile++) tile_block<S, R, 1>(b, tile);
+}
+
+template <Format format, Act act, int R = kMaxRows>
+void tile_kernel(const TileBlock& b) {
+    if (b.rows == R) return tile_rows<Step<format, act>, R>(b);
+    if constexpr (R > 1) tile_kernel<format, act, R - 1>(b);
+}
+
+void fill_panel(Act act, const float* x, int64_t k, uint32_t* panel, int rows, int row) {
+    panel += row;
+    if (act == Act::f32) {
+        if (rows == 1)
+            std::memcpy(panel, x, static_cast<size_t>(k) * 4);
+        else
+            for (int64_t i = 0; i < k; i++) std::memcpy(panel + i * rows, x + i, 4);
+        if (k % 2) panel[k * rows] = 0;
+        return;
+    }
+    for (int64_t i = 0; i < k; i += 16) {
+        const int n = static_cast<int>(k - i < 16 ? k - i : 16);
+        uint32_t words[8];
+        store_bf16(reinterpret_cast<uint16_t*>(words), load(x + i, n), 16);
+        for (int j = 0; j < (n + 1) / 2; j++) panel[(i / 2 + j) * rows] = words[j];
+    }
+}
+
+void finish(const float* c, const float* bias, const float* residual, float* y, int64_t n) {
+    for (int64_t i = 0; i < n; i += 16) {
+        const int m = static_cast<int>(n - i < 16 ? n - i : 16);
+        F v = load(c + i, m);
+        if (bias != nullptr) v = v + load(bias + i, m);
+        if (residual != nullptr) v = load(residual + i, m) + v;
+        store(y + i, v, m);
+    }
+}
+
+void finish_gated(Activation kind, const float* g, const float* bias_g, const float* u, const float* bias_u, float* y,
+                  int64_t n) {
+    for (int64_t i = 0; i < n; i += 16) {
+        const int m = static_cast<int>(n - i < 16 ? n - i : 16);
+        F a = load(g + i, m), b = load(u + i, m);
+        if (bias_g != nullptr) a = a + load(bias_g + i, m);
+        if (bias_u != nullptr) b = b + load(bias_u + i, m);
+        store(y + i, activate(kind, a) * b, m);
+    }
+}
+
+}  // namespace
+}  // namespace penstock

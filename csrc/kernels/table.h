@@ -1,0 +1,90 @@
+// What one instruction set offers: plain functions over rows, tiles and cache groups, found through a table. Every
+// function works within one thread on memory given to it; ops/ cuts the work and walks the tables.
+#pragma once
+#include <cstdint>
+
+#include "formats/matrix.h"
+#include "ops/ops.h"
+
+namespace penstock {
+
+constexpr int kFormats = 3, kActs = 2, kKVTypes = 3;
+constexpr int kRowsLimit = 16;    // no panel has more rows
+constexpr int kBlockLimit = 512;  // floats of the largest block of results: rows of a panel x tiles at once x 16
+
+// Input rows are read from panels: [word of k][row of the panel], each word four bytes that one line of weights meets:
+// a float, or two bf16 (four int8 and so on). `k` counts inputs rounded up to whole lines.
+struct TileBlock {
+    const std::byte* tiles;
+    int64_t tile_bytes;
+    int count;  // tiles, at most tiles_at_once(rows)
+    const uint32_t* panel;
+    int rows;
+    int64_t k;
+    float* y;  // [rows][ldy]
+    int64_t ldy;
+};
+using TileKernel = void (*)(const TileBlock&);
+
+// One panel of query rows over one partition of cached rows of one kv head.
+struct AttendBlock {
+    int64_t head_dim;
+    int rows;                      // query rows
+    const float* q;                // panel [head_dim][rows], scaled
+    int groups;                    // groups of 16 cache rows in this partition
+    const std::byte* const* keys;  // [groups]
+    const std::byte* const* values;
+    const int32_t* begin;  // [rows] cache rows seen: begin <= row < end, counted from the partition's first
+    const int32_t* end;
+    float softcap;          // 0: none
+    const float* slopes;    // [rows] or null: alibi
+    const float* distance;  // [rows] partition's first row - the query's row
+    float* scores;          // [rows][kStepRows]
+    float* y;               // [rows][ldy], sum of weighted values (not yet divided)
+    int64_t ldy;
+    float* peak;  // [rows] largest score; -infinity where nothing is seen (y, mass then undefined)
+    float* mass;  // [rows] sum of weights
+};
+constexpr int kStepRows = 64;  // scores are kept and rescaled for so many cache rows at once
+
+struct Kernels {
+    const char* name;
+    int panel_rows;                        // rows of a panel, at most
+    int8_t tiles_at_once[kRowsLimit + 1];  // by rows
+    int8_t attend_rows;                    // query rows of an AttendBlock, at most
+
+    TileKernel tiles[kFormats][kActs];
+    // Row `row` of a panel of `rows` rows from k floats (the last line is filled up with zeros).
+    void (*fill_panel)(Act, const float* x, int64_t k, uint32_t* panel, int rows, int row);
+    // y = residual + (c + bias); bias, residual may be null.
+    void (*finish)(const float* c, const float* bias, const float* residual, float* y, int64_t n);
+    // y = activation(g + bias_g) * (u + bias_u)
+    void (*finish_gated)(Activation, const float* g, const float* bias_g, const float* u, const float* bias_u, float* y,
+                         int64_t n);
+
+    void (*norm)(const Norm&, const float* x, float* y, int64_t n);
+    void (*elementwise)(ElementwiseArgs::Kind, Activation, float factor, const float* a, const float* b, float* y,
+                        int64_t n);
+    // y = scale * elements [begin, end) of row `row` of a packed matrix
+    void (*gather)(const Matrix&, int64_t row, int64_t begin, int64_t end, float scale, float* y);
+    // One head: y = x with elements start .. start + dim rotated; y may be x.
+    void (*rotate)(const float* x, const float* cs, int64_t head_dim, int64_t dim, int64_t start, bool interleaved,
+                   float* y);
+    // One head's key and value into row `lane` of a cache group.
+    void (*store)(KVType, const float* k, const float* v, int64_t head_dim, int lane, std::byte* keys,
+                  std::byte* values);
+
+    void (*attend[kKVTypes])(const AttendBlock&);
+    // (y, peak, mass) of the rows so far, joined by those of one more partition.
+    void (*merge)(float* y, float* peak, float* mass, const float* more, float more_peak, float more_mass,
+                  int64_t head_dim);
+    void (*divide)(const float* y, float mass, float* out, int64_t head_dim);
+};
+
+const Kernels& generic_kernels();
+#if defined(__x86_64__)
+const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
+#endif
+
+}  // namespace penstock

@@ -1,0 +1,165 @@
+// linear: input rows are prepared once (norm, rounding) into panels that all workers read; then every worker goes over
+// its own tiles of weights, or over its own tiles and panels when there are many rows.
+#include <algorithm>
+
+#include "kernels/table.h"
+#include "ops/ops.h"
+
+namespace penstock {
+namespace {
+
+// Up to so many floats every worker prepares all rows for itself, which costs less than meeting the others.
+constexpr int64_t kAlone = 8192;
+// Panels that are gone over for each group of tiles shall stay in the second-level cache.
+constexpr int64_t kCachedPanels = 384 << 10;
+
+int64_t even(int64_t k) { return (k + 1) / 2 * 2; }
+int64_t row_words(Act act, int64_t k) { return act == Act::bf16 ? even(k) / 2 : even(k); }
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct Span {
+    int64_t begin, end;
+};
+Span share(int64_t n, int64_t i, int64_t count) { return {n * i / count, n * (i + 1) / count}; }
+
+struct Linear {
+    const Kernels& kernels;
+    const LinearArgs& args;
+    int64_t panels, words;
+    const uint32_t* prepared = nullptr;
+
+    Linear(const Kernels& k, const LinearArgs& a)
+        : kernels(k), args(a), panels(ceil_div(a.rows, k.panel_rows)), words(row_words(a.act, a.k)) {}
+
+    Span panel_rows(int64_t p) const { return share(args.rows, p, panels); }
+
+    void prepare_row(int64_t row, uint32_t* panel, int rows, int in_panel, float* buffer) const {
+        const float* x = args.x.data + row * args.x.ld;
+        if (args.norm.kind != NormKind::none) {
+            kernels.norm(args.norm, x, buffer, args.k);
+            x = buffer;
+        }
+        kernels.fill_panel(args.act, x, args.k, panel, rows, in_panel);
+    }
+    void prepare_panel(int64_t p, uint32_t* panels_begin, float* buffer) const {
+        const Span rows = panel_rows(p);
+        const int count = static_cast<int>(rows.end - rows.begin);
+        for (int i = 0; i < count; i++)
+            prepare_row(rows.begin + i, panels_begin + rows.begin * words, count, i, buffer);
+    }
+
+    void prepare(const Worker& worker) {
+        float* buffer = reinterpret_cast<float*>(worker.scratch);
+        if (args.rows == 1 && args.norm.kind == NormKind::none && args.act == Act::f32 && args.k % 2 == 0) {
+            prepared = reinterpret_cast<const uint32_t*>(args.x.data);
+            return;
+        }
+        if (panels == 1 && (args.rows * args.k <= kAlone || args.rows == 1)) {
+            uint32_t* own = reinterpret_cast<uint32_t*>(buffer + even(args.k));
+            prepare_panel(0, own, buffer);
+            prepared = own;
+            return;
+        }
+        uint32_t* shared = reinterpret_cast<uint32_t*>(args.shared);
+        if (panels == 1) {
+            const Span rows = share(args.rows, worker.id, worker.count);
+            for (int64_t row = rows.begin; row < rows.end; row++)
+                prepare_row(row, shared, static_cast<int>(args.rows), static_cast<int>(row), buffer);
+        } else {
+            const Span own = share(panels, worker.id, worker.count);
+            for (int64_t p = own.begin; p < own.end; p++) prepare_panel(p, shared, buffer);
+        }
+        worker.barrier();
+        prepared = shared;
+    }
+
+    void dot(const Matrix& w, int64_t tile, int count, Span rows, float* y) const {
+        TileBlock block;
+        block.tiles = w.data + tile * w.tile_bytes;
+        block.tile_bytes = w.tile_bytes;
+        block.count = count;
+        block.panel = prepared + rows.begin * words;
+        block.rows = static_cast<int>(rows.end - rows.begin);
+        block.k = even(args.k);
+        block.y = y;
+        block.ldy = int64_t{count} * kTile;
+        kernels.tiles[static_cast<int>(w.format)][static_cast<int>(args.act)](block);
+    }
+
+    // Tiles tile .. tile + count of `part` for one panel of rows, and what follows the dot products.
+    void block(const LinearPart& part, int64_t tile, int count, Span rows) const {
+        alignas(64) float y[kBlockLimit];
+        alignas(64) float up[kBlockLimit];
+        const bool gated = args.activation != Activation::none;
+        const LinearPart& other = args.part[1];
+        dot(part.weight, tile, count, rows, y);
+        if (gated) dot(other.weight, tile, count, rows, up);
+        const int64_t column = tile * kTile, width = std::min(int64_t{count} * kTile, part.weight.n - column);
+        const float* bias = part.bias != nullptr ? part.bias + column : nullptr;
+        for (int64_t row = rows.begin; row < rows.end; row++) {
+            const int64_t from = (row - rows.begin) * count * kTile;
+            float* to = part.y + row * part.ldy + column;
+            if (gated) {
+                const float* bias_up = other.bias != nullptr ? other.bias + column : nullptr;
+                kernels.finish_gated(args.activation, y + from, bias, up + from, bias_up, to, width);
+            } else {
+                const float* residual =
+                    args.residual.data != nullptr ? args.residual.data + row * args.residual.ld + column : nullptr;
+                kernels.finish(y + from, bias, residual, to, width);
+            }
+        }
+    }
+
+    // Tiles (counted over all parts) x panels.
+    void run(Span tiles, Span own_panels) const {
+        const int64_t most_rows = ceil_div(args.rows, panels);
+        const int at_once = kernels.tiles_at_once[most_rows];
+        const int64_t chunk = std::max<int64_t>(1, kCachedPanels / (most_rows * words * 4));
+        const int parts = args.activation != Activation::none ? 1 : args.parts;
+        for (int64_t from = own_panels.begin; from < own_panels.end; from += chunk) {
+            const int64_t to = std::min(own_panels.end, from + chunk);
+            int64_t before = 0;
+            for (int i = 0; i < parts; before += args.part[i].weight.tiles, i++) {
+                const LinearPart& part = args.part[i];
+                const int64_t end = std::min(tiles.end - before, part.weight.tiles);
+                for (int64_t tile = std::max<int64_t>(tiles.begin - before, 0); tile < end; tile += at_once) {
+                    const int count = static_cast<int>(std::min<int64_t>(at_once, end - tile));
+                    for (int64_t p = from; p < to; p++) block(part, tile, count, panel_rows(p));
+                }
+            }
+        }
+    }
+};
+
+// Workers as a grid of so many along the panels, the others along the tiles: the largest share is smallest, and of
+// equal ones that which reads each weight by the fewest workers.
+int panel_workers(int64_t panels, int64_t tiles, int count) {
+    int best = 1;
+    int64_t least = INT64_MAX;
+    for (int p = 1; p <= count && p <= panels; p++) {
+        if (count % p != 0) continue;
+        const int64_t largest = ceil_div(panels, p) * ceil_div(tiles, count / p);
+        if (largest < least) best = p, least = largest;
+    }
+    return best;
+}
+
+}  // namespace
+
+void linear(const Kernels& kernels, const LinearArgs& args, const Worker& worker) {
+    if (args.rows == 0) return;
+    Linear op(kernels, args);
+    op.prepare(worker);
+    int64_t tiles = 0;
+    for (int i = 0; i < (args.activation != Activation::none ? 1 : args.parts); i++) tiles += args.part[i].weight.tiles;
+    const int along = panel_workers(op.panels, tiles, worker.count);
+    op.run(share(tiles, worker.id / along, worker.count / along), share(op.panels, worker.id % along, along));
+}
+
+int64_t linear_shared_bytes(Act act, int64_t rows, int64_t k) { return rows * row_words(act, k) * 4; }
+
+int64_t linear_scratch_bytes(Act act, int64_t k) {
+    return even(k) * 4 + std::max(kAlone + kRowsLimit, row_words(act, k)) * 4;
+}
+
+}  // namespace penstock
