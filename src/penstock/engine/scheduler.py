@@ -233,14 +233,15 @@ class _Step:
         self.rows -= self._rows(seq, count)
 
     def drop(self, seq: Sequence) -> None:
-        """Take back what a preempted sequence was given in this step, its copies included."""
+        """Take back what a preempted sequence was given in this step.
+
+        Copies for it stay in the list: they run first and in order, so whoever gets the block next overwrites them.
+        """
         self.preempted = True
         item = self.items.pop(id(seq), None)
         if item is not None:
             self.tokens += item.count
             self.rows += self._rows(seq, item.count)
-            own = set(seq.blocks)
-            self.copies[:] = [c for c in self.copies if c[1] not in own]
 
     @staticmethod
     def _rows(seq: Sequence, count: int) -> int:
