@@ -309,6 +309,8 @@ def test_a_tied_head_that_differs_is_used_as_transformers_does(caplog: pytest.Lo
     assert "tie_word_embeddings" in caplog.text
     found = load(source, program(embed__weight=(4, 2), head__weight=(4, 2)), TIED)
     assert found["head.weight"][0, 0] == 1
+    with pytest.raises(CheckpointError, match="set tie_word_embeddings to false"):
+        load(source, program(embed__weight=(4, 2)), TIED)
 
 
 def test_ties_compare_numbers_not_bytes() -> None:

@@ -15,6 +15,8 @@ import numpy as np
 from penstock.checkpoints.names_error import WeightsError
 from penstock.checkpoints.patterns import fill, pattern
 from penstock.checkpoints.source import WeightSource
+from penstock.checkpoints.ties import equal_numbers, first_present
+from penstock.errors import CheckpointError
 from penstock.models.program import Program, WeightSpec
 from penstock.models.rules import IGNORED, Rule, Transpose
 from penstock.quant.dense import DenseScheme
@@ -171,13 +173,21 @@ class _Planner:
         return sorted(name for name in rest if not self._zero_bias(name))
 
     def _spare_heads(self) -> set[str]:
-        """Tensors of an output projection that the program ties to the embedding (`settle_ties` has compared them)."""
+        """Tensors of an output projection that the program ties to the embedding. Their numbers must be the same."""
         spare: set[str] = set()
         for rule in self.rules:
-            if rule.tied_to in self.program.weights and rule.targets[0] not in self.program.weights:
-                for name in pattern(rule.source).names({}):
-                    tensor, _ = self._tensor(name, self.program.weights[rule.tied_to])
-                    spare.update(tensor.parts.values() if tensor is not None else ())
+            if rule.tied_to not in self.program.weights or rule.targets[0] in self.program.weights:
+                continue
+            for name in pattern(rule.source).names({}):
+                tensor, _ = self._tensor(name, self.program.weights[rule.tied_to])
+                spare.update(tensor.parts.values() if tensor is not None else ())
+            head = first_present(self.names, [rule])
+            shared = first_present(self.names, [other for other in self.rules if other.targets == (rule.tied_to,)])
+            if head and shared and not equal_numbers(self.source, head, shared):
+                raise CheckpointError(
+                    f"{self.source.info(head).file}: config.json ties {head} to {shared}, but they differ; set "
+                    "tie_word_embeddings to false"
+                )
         return spare
 
     def _zero_bias(self, name: str) -> bool:

@@ -8,7 +8,7 @@ warning. (Releases before 5 ignored the file's projection.)
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -31,9 +31,9 @@ def settle_ties(architecture: Architecture, source: WeightSource, rules: Sequenc
         if not rule.tied_to:
             continue
         embeddings = [r for r in rules if r.targets == (rule.tied_to,) and not r.stack]
-        head = _present(names, [rule])
-        embedding = _present(names, embeddings)
-        if head is not None and embedding is not None and not _equal(source, head, embedding):
+        head = first_present(names, [rule])
+        embedding = first_present(names, embeddings)
+        if head is not None and embedding is not None and not equal_numbers(source, head, embedding):
             log.warning(
                 "config.json ties %s to %s, but the file has both with different numbers: using both "
                 "(set tie_word_embeddings to false to silence this)",
@@ -44,12 +44,13 @@ def settle_ties(architecture: Architecture, source: WeightSource, rules: Sequenc
     return architecture
 
 
-def _present(names: set[str], rules: Sequence[Rule]) -> str | None:
+def first_present(names: Collection[str], rules: Sequence[Rule]) -> str | None:
+    """The first name without variables that ``rules`` ask for and the file has."""
     found = (name for rule in rules for name in pattern(rule.source).names({}) if name in names)
     return next(found, None)
 
 
-def _equal(source: WeightSource, one: str, other: str) -> bool:
+def equal_numbers(source: WeightSource, one: str, other: str) -> bool:
     """Equal numbers, compared in pieces so that neither tensor is resident as a whole."""
     a, b = source.info(one), source.info(other)
     if a.shape != b.shape:
@@ -59,9 +60,9 @@ def _equal(source: WeightSource, one: str, other: str) -> bool:
     for start in range(0, left.size, step):
         x, y = left[start : start + step], right[start : start + step]
         same = (
-            np.array_equal(x.view(np.uint8), y.view(np.uint8))
+            np.arrayequal_numbers(x.view(np.uint8), y.view(np.uint8))
             if a.dtype == b.dtype
-            else np.array_equal(x.astype(np.float32), y.astype(np.float32))
+            else np.arrayequal_numbers(x.astype(np.float32), y.astype(np.float32))
         )
         source.release(one)
         source.release(other)
