@@ -60,9 +60,9 @@ def equal_numbers(source: WeightSource, one: str, other: str) -> bool:
     for start in range(0, left.size, step):
         x, y = left[start : start + step], right[start : start + step]
         same = (
-            np.arrayequal_numbers(x.view(np.uint8), y.view(np.uint8))
+            np.array_equal(x.view(np.uint8), y.view(np.uint8))
             if a.dtype == b.dtype
-            else np.arrayequal_numbers(x.astype(np.float32), y.astype(np.float32))
+            else np.array_equal(x.astype(np.float32), y.astype(np.float32))
         )
         source.release(one)
         source.release(other)
