@@ -1,0 +1,230 @@
+"""The CPU executor: weights packed at load, a whole step in one call into C++ without the GIL.
+
+``mode`` static runs the fused and planned program; dynamic, and :meth:`NativeExecutor.trace`, interpret the program as
+it was built, op by op. Both give the same bits.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+
+from penstock.errors import CheckpointError, ConfigError, ExecutionError, PenstockError, UnsupportedError
+from penstock.executors.base import ExecutorInfo, Hook, Limits, Memory, Traced, WeightStream
+from penstock.executors.native.lower import Loaded, Lowered, check_supported, lower
+from penstock.models.passes.fuse import fuse
+from penstock.models.program import Program, WeightSpec
+from penstock.quant.scheme import WeightData
+from penstock.types import Batch, StepOutput
+
+FORMATS = ("f32", "f16", "bf16")
+BF16_ISAS = ("avx512",)
+"""Instruction sets with a bfloat16 dot product."""
+NO_OUTPUT = np.empty(0, np.int32), np.empty(0, np.uint8)
+
+
+class NativeExecutor:
+    """Runs one program on the CPU.
+
+    ``compute``: ``auto`` rounds the inputs of bfloat16 weights to bfloat16 where the CPU has that dot product, ``bf16``
+    insists on it, ``f32`` keeps all inputs in float32. ``threads`` 0 takes ``PENSTOCK_THREADS``, else one per core;
+    ``isa`` None takes ``PENSTOCK_ISA``, else the best. Raises ``ConfigError`` for a wish that this machine cannot meet,
+    ``UnsupportedError`` for an op it does not have.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        limits: Limits,
+        *,
+        compute: str = "auto",
+        threads: int = 0,
+        isa: str | None = None,
+        mode: Literal["static", "dynamic"] = "static",
+    ) -> None:
+        check_supported(program)
+        if mode not in ("static", "dynamic"):
+            raise ConfigError(f"mode must be static or dynamic, got {mode!r}")
+        self.program, self.limits, self.mode = program, limits, mode
+        self._core: Any = _make_core(program, limits, isa, threads)
+        self._bf16 = _resolve_compute(compute, self._core.isa)
+        self._weights: dict[str, Loaded] = {}
+        self._static: Lowered | None = None
+        self._dynamic: Lowered | None = None
+
+    # ---------------------------------------------------------------------------------------------------- protocol
+
+    @property
+    def info(self) -> ExecutorInfo:
+        core = self._open()
+        formats = Counter(w.format for w in self._weights.values() if w.format)
+        arithmetic = {"bf16" if f in self._bf16 else "f32" for f in formats} or {"f32"}
+        details = {"mode": self.mode, "kv_cache": self.limits.kv_dtype, "weights": " ".join(sorted(formats))}
+        return ExecutorInfo("native", core.isa, core.threads, "+".join(sorted(arithmetic)), details)
+
+    @property
+    def memory(self) -> Memory:
+        core = self._open()
+        workspace = sum(low.plan.workspace_bytes for low in (self._static, self._dynamic) if low is not None)
+        return Memory(core.weight_bytes, workspace, core.kv_reserved, core.kv_used)
+
+    def load(self, weights: WeightStream) -> None:
+        """Take every weight once, packing it for this CPU. ``CheckpointError`` names what is missing or wrong."""
+        core = self._open()
+        if self._static is not None:
+            raise ExecutionError("the weights are loaded already; make another executor for others")
+        for spec, data in weights:
+            if self.program.weights.get(spec.name) != spec or spec.name in self._weights:
+                raise CheckpointError(f"weight '{spec.name}' {list(spec.shape)} is not wanted, or comes twice")
+            with _errors():
+                self._weights[spec.name] = _take(core, spec, data)
+        missing = [name for name in self.program.weights if name not in self._weights]
+        if missing:
+            raise CheckpointError(f"{len(missing)} weights are missing: {', '.join(missing[:8])}")
+        with _errors():
+            if self.mode == "static":
+                self._static = lower(core, fuse(self.program, self._same), self._weights, self._bf16)
+            else:
+                self._static = self._unfused()
+
+    def run(self, batch: Batch) -> StepOutput:
+        if self.mode == "dynamic":
+            return self.trace(batch, lambda traced: None)
+        low, output = self._ready(self._static), _output(batch, self._static)
+        with _errors():
+            low.plan.step(batch, output)
+        return output
+
+    def trace(self, batch: Batch, hook: Hook) -> StepOutput:
+        self._ready(self._static)
+        with _errors():
+            low = self._unfused()
+            output = _output(batch, low)
+            low.plan.begin(batch, output)
+        for i, (op, (first, last)) in enumerate(zip(low.program.ops, low.spans, strict=True)):
+            start = time.perf_counter()
+            with _errors():
+                for step in range(first, last):
+                    low.plan.run_op(step)
+            seconds = time.perf_counter() - start
+            hook(Traced(i, op, {name: low.plan.view(low.values[name]) for name in op.outputs}, seconds))
+        with _errors():
+            low.plan.end()
+        return output
+
+    def close(self) -> None:
+        self._static = self._dynamic = self._core = None
+        self._weights = {}
+
+    # ---------------------------------------------------------------------------------------------------- inside
+
+    def _open(self) -> Any:
+        if self._core is None:
+            raise ExecutionError("the executor is closed; load the model again")
+        return self._core
+
+    def _ready(self, low: Lowered | None) -> Lowered:
+        self._open()
+        if low is None:
+            raise ExecutionError("no weights are loaded; call load() first")
+        return low
+
+    def _same(self, names: tuple[str, ...]) -> bool:
+        return len({self._weights[name].format in self._bf16 for name in names}) == 1
+
+    def _unfused(self) -> Lowered:
+        if self._dynamic is None:
+            self._dynamic = lower(self._open(), self.program, self._weights, self._bf16)
+        return self._dynamic
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """What the extension raises, as one of our kinds."""
+    try:
+        yield
+    except PenstockError:
+        raise
+    except (ValueError, TypeError, RuntimeError, MemoryError) as error:
+        raise ExecutionError(str(error)) from error
+
+
+def _make_core(program: Program, limits: Limits, isa: str | None, threads: int) -> Any:
+    try:
+        from penstock import _native
+    except ImportError as error:
+        raise ConfigError(
+            f"the native extension cannot be loaded ({error}); build it with scripts/build, or use --executor torch"
+        ) from error
+    try:
+        core = _native.Executor(
+            max_tokens=limits.max_tokens, max_seqs=limits.max_seqs, max_logits_rows=limits.max_logits_rows,
+            max_context=limits.max_context, num_blocks=limits.num_blocks, block_size=limits.block_size,
+            kv_dtype=limits.kv_dtype, isa=isa or "", threads=_threads(threads),
+            pin=os.environ.get("PENSTOCK_PIN") == "1",
+        )  # fmt: skip
+        for kv in program.kv:
+            core.add_layer(kv.kv_heads, kv.head_dim)
+    except (ValueError, TypeError, RuntimeError, MemoryError) as error:
+        raise ConfigError(str(error)) from error
+    return core
+
+
+def _threads(wanted: int) -> int:
+    text = os.environ.get("PENSTOCK_THREADS", "")
+    if wanted or not text:
+        return wanted
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise ConfigError(f"PENSTOCK_THREADS={text}: set a whole number of threads from 1 to 1024, or unset it")
+    return int(text)
+
+
+def _resolve_compute(compute: str, isa: str) -> frozenset[str]:
+    """The formats whose inputs are rounded to bfloat16."""
+    if compute not in ("auto", "f32", "bf16"):
+        raise ConfigError(f"dtype {compute} is not what the native executor computes in; use auto, float32 or bfloat16")
+    if compute == "bf16" and isa not in BF16_ISAS:
+        raise ConfigError(f"dtype bfloat16: {isa} has no bfloat16 dot product; use auto or float32")
+    return frozenset({"bf16"}) if compute != "f32" and isa in BF16_ISAS else frozenset()
+
+
+def _take(core: Any, spec: WeightSpec, data: WeightData) -> Loaded:
+    if data.shape != spec.shape:
+        raise CheckpointError(f"weight '{spec.name}' has shape {list(data.shape)}, not {list(spec.shape)}")
+    if data.format not in FORMATS:
+        raise UnsupportedError(f"weight '{spec.name}': the native executor does not know the format '{data.format}'")
+    array = data.arrays["weight"]
+    if spec.kind == "vector":
+        return Loaded(core.add_vector(np.ascontiguousarray(array, np.float32)), "")
+    if array.strides[1] != array.itemsize or array.strides[0] < 0 or not array.flags.aligned:
+        array = np.ascontiguousarray(array)
+    if data.format == "bf16":
+        array = array.view(np.uint16)
+    return Loaded(core.add_matrix(data.format, array), data.format)
+
+
+def _output(batch: Batch, low: Lowered | None) -> StepOutput:
+    """Empty arrays for all that the batch asks for."""
+    output = StepOutput(*NO_OUTPUT)
+    if low is not None and batch.return_logits:
+        output.logits = np.empty((batch.logits_rows.shape[0], low.plan.vocab), np.float32)
+    if low is not None and batch.return_hidden:
+        output.hidden = np.empty((batch.num_tokens, low.plan.hidden_width), np.float32)
+    if batch.adapters is not None and batch.adapters.any():
+        raise ExecutionError("the native executor has no adapters yet")
+    s = batch.sampling
+    if s is None:
+        return output
+    n = s.row.shape[0]
+    output.token_ids, output.invalid = np.empty(n, np.int32), np.empty(n, np.uint8)
+    most = int(s.num_logprobs.max(initial=-1))
+    if most >= 0:
+        output.logprobs, output.ranks = np.empty(n, np.float32), np.empty(n, np.int32)
+        output.top_ids, output.top_logprobs = np.empty((n, most), np.int32), np.empty((n, most), np.float32)
+    return output

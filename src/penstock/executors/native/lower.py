@@ -1,0 +1,186 @@
+"""From a program to a native plan: each op becomes one call, or several where one call cannot take all its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from penstock.errors import UnsupportedError
+from penstock.models.passes.memory import plan_memory
+from penstock.models.program import Op, Program
+
+NormTuple = tuple[str, float, bool, int, int]
+NO_NORM: NormTuple = ("none", 0.0, False, -1, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A weight that the native executor holds: its number there, and for a matrix its format."""
+
+    number: int
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A finished native plan; op i of ``program`` is the plan's ops ``spans[i][0]`` to ``spans[i][1]``."""
+
+    program: Program
+    plan: Any
+    values: Mapping[str, int]
+    spans: tuple[tuple[int, int], ...]
+
+
+def lower(core: Any, program: Program, weights: Mapping[str, Loaded], bf16: frozenset[str]) -> Lowered:
+    """Build ``program`` on the native executor ``core``. Weights of the formats in ``bf16`` meet bfloat16 inputs."""
+    from penstock import _native
+
+    memory = plan_memory(program)
+    plan = _native.Plan(core, memory.token_columns, memory.logits_columns)
+    values = {
+        name: plan.value(column, program.values[name].width, program.values[name].rows == "logits")
+        for name, column in memory.columns.items()
+    }
+    low = _Lowering(core, plan, program, values, weights, bf16)
+    spans: list[tuple[int, int]] = []
+    for op in program.ops:
+        first = plan.ops
+        LOWER[op.kind](low, op)
+        spans.append((first, plan.ops))
+    plan.finish(values[program.outputs["logits"]], values[program.outputs["hidden"]])
+    return Lowered(program, plan, values, tuple(spans))
+
+
+def check_supported(program: Program) -> None:
+    """Raise ``UnsupportedError`` for ops that this executor does not have."""
+    for op in program.ops:
+        if op.kind not in LOWER:
+            raise UnsupportedError(
+                f"the native executor has no '{op.kind}' yet, which {program.name} needs; use --executor torch"
+            )
+
+
+class _Lowering:
+    """What the functions below share: names to numbers."""
+
+    def __init__(
+        self, core: Any, plan: Any, program: Program, values: Mapping[str, int], weights: Mapping[str, Loaded],
+        bf16: frozenset[str],
+    ) -> None:  # fmt: skip
+        self.core, self.plan, self.program = core, plan, program
+        self.values, self.weights, self.bf16 = values, weights, bf16
+        self.constants: dict[str, int] = {}
+
+    def weight(self, name: str) -> int:
+        return self.weights[name].number if name else -1
+
+    def constant(self, name: Any) -> int:
+        if not name:
+            return -1
+        if name not in self.constants:
+            self.constants[name] = self.core.add_vector(np.asarray(self.program.constants[name], np.float32))
+        return self.constants[name]
+
+    def norm(self, op: Op, weights: tuple[str, ...]) -> NormTuple:
+        a = op.attrs
+        if a["norm"] == "none":
+            return NO_NORM
+        numbers = [self.weight(name) for name in (*weights, "", "")[:2]]
+        return (str(a["norm"]), float(a["eps"]), bool(a["plus_one"]), numbers[0], numbers[1])
+
+
+def _embed(low: _Lowering, op: Op) -> None:
+    low.plan.embed(low.weight(op.weights[0]), float(op.attrs["scale"]), low.values[op.outputs[0]])
+
+
+def _embed_positions(low: _Lowering, op: Op) -> None:
+    a, y = op.attrs, low.values[op.outputs[0]]
+    low.plan.embed_positions(low.weight(op.weights[0]), int(a["channel"]), int(a["offset"]), y)
+
+
+def _norm(low: _Lowering, op: Op) -> None:
+    x, y = low.values[op.inputs[0]], low.values[op.outputs[0]]
+    low.plan.norm(low.norm(op, op.weights), int(op.attrs["group"]), x, y)
+
+
+def _linear(low: _Lowering, op: Op) -> None:
+    fused = op.kind == "fused_linear"
+    parts = int(op.attrs["parts"]) if fused else len(op.outputs)
+    activation = str(op.attrs["activation"]) if fused else ""
+    norm = low.norm(op, op.weights[2 * parts :]) if fused else NO_NORM
+    x = low.values[op.inputs[0]]
+    residual = low.values[op.inputs[1]] if fused and op.attrs["residual"] else -1
+    groups: dict[bool, list[tuple[int, int, int]]] = {}
+    for i in range(parts):
+        matrix, bias = op.weights[2 * i : 2 * i + 2]
+        y = low.values[op.outputs[i]] if i < len(op.outputs) else -1
+        groups.setdefault(low.weights[matrix].format in low.bf16, []).append((low.weight(matrix), low.weight(bias), y))
+    for bf16, members in groups.items():
+        for at in range(0, len(members), 4):
+            low.plan.linear(norm, bf16, activation, x, residual, members[at : at + 4])
+
+
+def _angles(low: _Lowering, op: Op) -> None:
+    a = op.attrs
+    low.plan.angles(
+        int(a["channel"]), int(a["dim"]), low.constant(a["inv_freq"]), low.constant(a["inv_freq_long"]),
+        float(a["scale"]), float(a["scale_long"]), str(a["length"]), float(a["theta"]), float(a["factor"]),
+        int(a["original"]), low.values[op.outputs[0]],
+    )  # fmt: skip
+
+
+def _rotation(op: Op) -> tuple[int, int, int, bool]:
+    a = op.attrs
+    return (int(a["head_dim"]), int(a["dim"]), int(a["start"]), bool(a["interleaved"]))
+
+
+def _rope(low: _Lowering, op: Op) -> None:
+    low.plan.rope(_rotation(op), *(low.values[name] for name in (*op.inputs, *op.outputs)))
+
+
+def _store(low: _Lowering, op: Op) -> None:
+    low.plan.store(int(op.attrs["layer"]), low.values[op.inputs[0]], low.values[op.inputs[1]])
+
+
+def _qk_rope_store(low: _Lowering, op: Op) -> None:
+    q, k, v = (low.values[name] for name in op.inputs[:3])
+    cs = low.values[op.inputs[3]] if op.attrs["dim"] else -1
+    norms = (low.norm(op, op.weights[:1]), low.norm(op, op.weights[1:2]))
+    low.plan.qk_rope_store(int(op.attrs["layer"]), _rotation(op), *norms, q, k, v, cs, low.values[op.outputs[0]])
+
+
+def _attention(low: _Lowering, op: Op) -> None:
+    a = op.attrs
+    low.plan.attention(
+        int(a["layer"]), int(a["heads"]), float(a["scale"]), float(a["softcap"]), int(a["window"]), int(a["log_n"]),
+        low.constant(a["alibi"]), bool(a["bidirectional"]), low.values[op.inputs[0]], low.values[op.outputs[0]],
+    )  # fmt: skip
+
+
+def _elementwise(low: _Lowering, op: Op) -> None:
+    factor = float(op.attrs.get("factor", op.attrs.get("cap", 0.0)))
+    a, b = (*(low.values[name] for name in op.inputs), -1)[:2]
+    low.plan.elementwise(op.kind, str(op.attrs.get("activation", "")), factor, a, b, low.values[op.outputs[0]])
+
+
+def _select(low: _Lowering, op: Op) -> None:
+    low.plan.select(low.values[op.inputs[0]], low.values[op.outputs[0]])
+
+
+LOWER: dict[str, Callable[[_Lowering, Op], None]] = {
+    "embed": _embed,
+    "embed_positions": _embed_positions,
+    "norm": _norm,
+    "linear": _linear,
+    "fused_linear": _linear,
+    "angles": _angles,
+    "rope": _rope,
+    "store": _store,
+    "qk_rope_store": _qk_rope_store,
+    "attention": _attention,
+    "select": _select,
+    **dict.fromkeys(("add", "scale", "gated", "activation", "gate", "softcap"), _elementwise),
+}
