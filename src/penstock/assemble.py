@@ -57,6 +57,7 @@ def assemble(config: Config, progress: LoadProgress | None = None) -> Model:
     """Load everything. Raises ``ConfigError`` for impossible wishes, ``CheckpointError`` for what the files hold."""
     from penstock.checkpoints.folder import Checkpoint
     from penstock.checkpoints.load import stream_weights
+    from penstock.checkpoints.ties import settle_ties
     from penstock.engine.admission import ModelFacts
     from penstock.engine.engine import Engine
     from penstock.executors.base import resolve
@@ -76,7 +77,9 @@ def assemble(config: Config, progress: LoadProgress | None = None) -> Model:
         settings = {**checkpoint.config, **(config.model.hf_overrides or {})}
         _check_quantization(config.model.quantization, settings)
         family = resolve_family(settings)
-        architecture = family.architecture(settings)
+        rules = family.rules(family.architecture(settings), settings)
+        assert checkpoint.weights is not None  # opened with weights
+        architecture = settle_ties(family.architecture(settings), checkpoint.weights, rules)
         program = build(architecture)
         compute = DTYPES[config.model.dtype]
         limits, max_model_len = _limits(config, architecture, program, _stored_dtype(settings, checkpoint))
@@ -89,7 +92,7 @@ def assemble(config: Config, progress: LoadProgress | None = None) -> Model:
             weights = stream_weights(
                 checkpoint,
                 program,
-                family.rules(architecture, settings),
+                rules,
                 progress=lambda done, total: report("load", done, total),
             )
             executor.load(weights)
