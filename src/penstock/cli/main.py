@@ -1,0 +1,163 @@
+"""``penstock``: finds the command, and turns every error into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+from penstock.errors import ConfigError, PenstockError, nearest
+
+COMMANDS = {
+    "generate": ("penstock.cli.generate", "complete prompts, streaming the text as it comes"),
+    "chat": ("penstock.cli.chat", "talk with a model in the terminal"),
+    "serve": ("penstock.cli.serve", "answer HTTP requests in OpenAI's form"),
+    "tokenize": ("penstock.cli.tokenize", "show the tokens of a text, or the text of tokens"),
+    "doctor": ("penstock.cli.doctor", "check this machine and this installation, with a remedy for each finding"),
+    "config": ("penstock.cli.config", "show the settings in force and where each comes from"),
+    "version": ("penstock.cli.version", "show the version"),
+}
+ALIASES = {"complete": "generate"}
+ELSEWHERE = {
+    "run": "'generate' for text, 'chat' for a conversation",
+    "infer": "'chat', or 'generate' for one prompt",
+    "deploy": "'serve'",
+    "server": "'serve'",
+    "api_server": "'serve'",
+    "env": "'doctor'",
+    "collect-env": "'doctor'",
+}
+"""What other engines call a command that penstock has."""
+
+USAGE = """usage: penstock COMMAND [options]
+
+Runs large language models: give it a checkpoint, get text. Without --model, the small embedded model answers.
+
+commands:
+{commands}
+
+examples:
+  penstock generate "The capital of France is"
+  penstock chat --model ./Qwen2.5-0.5B-Instruct
+  penstock serve ./Qwen2.5-0.5B-Instruct --port 8000
+
+options:
+  -h, --help     show this text; `penstock COMMAND --help` shows a command's options
+  -V, --version  show the version
+  --debug        show tracebacks (also PENSTOCK_DEBUG=1)
+"""
+
+
+class Command(Protocol):
+    """What a command's module offers: ``run`` gets the arguments after its name and gives the exit code."""
+
+    def run(self, argv: Sequence[str]) -> int: ...
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``penstock`` with ``argv`` (None: the process's own arguments); the process's exit code.
+
+    0 done; 1 failed; 2 a wish or a request that cannot be met; 3 a damaged or unknown checkpoint; 4 a library is
+    missing; 130 interrupted; 141 the reader of the output went away.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in _before_separator(args) or _on("PENSTOCK_DEBUG")
+    _tolerant_streams()
+    try:
+        code = _dispatch(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        _drop_stdout()
+        return 141
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except Exception as error:
+        return _tell(error, debug)
+
+
+def _dispatch(args: list[str]) -> int:
+    while args and args[0] == "--debug":
+        del args[0]
+    if not args or args[0] in ("-h", "--help", "help"):
+        if len(args) > 1 and args[0] == "help":
+            return _dispatch([args[1], "--help"])
+        _out(USAGE.format(commands="\n".join(f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items())))
+        return 0 if args else 2
+    if args[0] in ("-V", "--version"):
+        args[0] = "version"
+    return _command(args[0]).run(args[1:])
+
+
+def _command(name: str) -> Command:
+    found = ALIASES.get(name, name)
+    if found not in COMMANDS:
+        known = ELSEWHERE.get(name)
+        hint = f" (did you mean {known}?)" if known else nearest(name, [*COMMANDS, *ALIASES])
+        raise ConfigError(f"unknown command '{name}'{hint}; `penstock --help` lists all")
+    return cast(Command, importlib.import_module(COMMANDS[found][0]))
+
+
+def _tell(error: Exception, debug: bool) -> int:
+    """One line on stderr, however the error came; the traceback too when asked for."""
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, PenstockError):
+        text, code = str(error), error.exit_code
+    elif isinstance(error, MemoryError):
+        text, code = "out of memory: take a smaller model, or lower --max-model-len or --kv-cache-memory", 1
+    elif isinstance(error, OSError):
+        text, code = str(error), 1
+    else:
+        text, code = f"{type(error).__name__}: {error} (a defect of penstock; --debug shows where)", 1
+    _flush_quietly()
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    return code
+
+
+def _before_separator(args: list[str]) -> list[str]:
+    return args[: args.index("--")] if "--" in args else args
+
+
+def _on(variable: str) -> bool:
+    return os.environ.get(variable, "").strip().lower() not in ("", "0", "false", "no")
+
+
+def _tolerant_streams() -> None:
+    """A terminal that cannot show a character gets a question mark, not a crash."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+
+
+def _flush_quietly() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_stdout()
+
+
+def _drop_stdout() -> None:
+    """The interpreter flushes stdout once more at its end: let that go nowhere."""
+    try:
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, sys.stdout.fileno())
+        os.close(sink)
+    except (OSError, ValueError):
+        pass
+
+
+def _out(text: str) -> None:
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
