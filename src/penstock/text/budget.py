@@ -44,6 +44,10 @@ class Budget:
         self._steps -= count
         if self._steps < 0:
             raise BudgetError(f"stopped after {self._limits.steps} steps (an endless or very large loop?)")
+        self.check_clock()
+
+    def check_clock(self) -> None:
+        """Stop when the time is over."""
         if time.monotonic() > self._deadline:
             raise BudgetError(f"stopped after {self._limits.seconds:g} seconds")
 
@@ -55,11 +59,14 @@ class Budget:
 
     def weigh(self, *values: Any) -> int:
         """Characters and items of ``values`` when written out, shared parts counted each time; charged as steps."""
-        total = visited = 0
+        total = visited = turns = 0
         stack = [(value, 0) for value in values]
         while stack:
             value, depth = stack.pop()
             visited += 1
+            turns += 1
+            if turns % 4096 == 0:
+                self.check_clock()
             if isinstance(value, (str, bytes)):
                 total += len(value)
                 continue

@@ -28,7 +28,8 @@ class TokenizerFacts:
 
     ``specials``: control tokens numbered from the end of the base vocabulary, in order.
     ``prefix``, ``suffix``: tokens put before and after an encoded text. ``literal``: control tokens that are never
-    read from text (a bare word would do harm). ``reserved``: ids of the base vocabulary used as control tokens.
+    read from text (a bare word would do harm). ``inside``, ``reserved``: control tokens that lie in the base
+    vocabulary, by text or by id.
     ``pattern``: how byte-level BPE cuts text before merging. ``transform``: rewriting of text before encoding.
     """
 
@@ -36,6 +37,7 @@ class TokenizerFacts:
     prefix: tuple[str, ...] = ()
     suffix: tuple[str, ...] = ()
     literal: frozenset[str] = frozenset()
+    inside: tuple[str, ...] = ()
     reserved: tuple[int, ...] = ()
     add_bos: bool | None = None
     add_eos: bool | None = None
@@ -60,7 +62,13 @@ QWEN = TokenizerFacts(
     specials=QWEN_SPECIALS, eos="<|endoftext|>", pad="<|endoftext|>", pattern=QWEN_PATTERN, normalization="NFC"
 )
 CHATGLM1 = TokenizerFacts(
-    bos="<sop>", eos="<eop>", pad="<pad>", unk="<unk>", suffix=("[gMASK]", "<sop>"), transform="chatglm1"
+    bos="<sop>",
+    eos="<eop>",
+    pad="<pad>",
+    unk="<unk>",
+    suffix=("[gMASK]", "<sop>"),
+    transform="chatglm1",
+    inside=("[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<ENC>"),
 )
 CHATGLM2 = TokenizerFacts(
     specials=(*CHATGLM2_SPECIALS, *CHATGLM3_ROLES), literal=frozenset({"sop", "eop"}), prefix=("[gMASK]", "sop"),

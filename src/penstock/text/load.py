@@ -98,8 +98,7 @@ def load_model(path: Path, config: TokenizerConfig) -> Tokenizer:
         return load_ranks(path, config)
     facts = _model_facts(path, config)
     added = {str(entry["content"]): token_id for token_id, entry in config.added.items()}
-    legacy = True if config.legacy is None else config.legacy
-    backend = spm.load(path, added=added, specials=config.specials, facts=facts, legacy=legacy)
+    backend = spm.load(path, added=added, specials=config.specials, facts=facts, legacy=config.legacy)
     add_bos = config.add_bos if config.add_bos is not None else facts.add_bos
     return Tokenizer(backend, config, facts, add_bos=add_bos, add_eos=config.add_eos)
 

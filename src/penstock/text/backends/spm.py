@@ -22,17 +22,17 @@ class SpmBackend:
     """A SentencePiece model with the control tokens that lie in it, and those added by the configuration.
 
     A piece of text after a control token gets a dummy prefix of its own, as the original code of Llama-2, Mistral and
-    ChatGLM does (``legacy``); with ``legacy=False`` only the start of the whole text does.
+    ChatGLM does (``legacy``); with ``legacy=False`` only the start of the whole text does. Unless the files say, later
+    Mistral vocabularies, whose templates write that space themselves, go the second way.
     """
 
     def __init__(
         self, proto: bytes, path: Path, *, added: Mapping[str, int], specials: frozenset[str], facts: TokenizerFacts,
-        legacy: bool = True,
+        legacy: bool | None = None,
     ) -> None:  # fmt: skip
         self._model = load_processor(proto, path)
         self._bare = load_processor(proto + WITHOUT_DUMMY_PREFIX, path)
         self._count = int(self._model.get_piece_size())
-        self._legacy = legacy
         self._prefixed = self._model.normalize("a").startswith((SPACE, " "))
         self._added = dict(added)
         self._added_text = {token_id: text for text, token_id in self._added.items()}
@@ -41,8 +41,9 @@ class SpmBackend:
             for i in range(self._count)
             if (self._model.is_control(i) or self._model.is_unknown(i)) and i not in self._added_text
         }
+        self._legacy = "[INST]" not in control if legacy is None else legacy
         reserved = {self._model.id_to_piece(i): i for i in facts.reserved if i < self._count}
-        known = {word: i for word in specials if (i := self.token_to_id(word)) is not None}
+        known = {word: i for word in {*specials, *facts.inside} if (i := self.token_to_id(word)) is not None}
         self.specials: Mapping[str, int] = {**control, **reserved, **known}
         readable = {w: i for w, i in {**self._added, **self.specials}.items() if w not in facts.literal}
         self._all = SpecialSplitter(readable)
@@ -134,7 +135,7 @@ def load_processor(proto: bytes, path: Path) -> Any:
 
 
 def load(
-    path: Path, *, added: Mapping[str, int], specials: frozenset[str], facts: TokenizerFacts, legacy: bool
+    path: Path, *, added: Mapping[str, int], specials: frozenset[str], facts: TokenizerFacts, legacy: bool | None
 ) -> SpmBackend:
     """The model in ``path`` with ``added`` tokens; ``specials``: texts that the configuration calls special."""
     data = read_bytes(path)
