@@ -194,9 +194,7 @@ def _plain(text: str) -> int | float | str:
 
 def _no_gpu(text: str) -> int:
     if text not in ("0", "auto"):
-        raise argparse.ArgumentTypeError(
-            f"this build computes on the CPU, no layers go to a GPU: leave it out"
-        )
+        raise argparse.ArgumentTypeError("this build computes on the CPU, no layers go to a GPU: leave it out")
     return 0
 
 

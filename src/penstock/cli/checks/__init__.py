@@ -1,0 +1,1 @@
+"""What ``penstock doctor`` looks at. Each check is a function that yields findings and never raises."""
