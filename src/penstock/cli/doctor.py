@@ -10,7 +10,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from penstock.cli.options import environment_names
-from penstock.cli.parser import Parser, whole
+from penstock.cli.parser import Parser, port_number
 from penstock.cli.terminal import style, write
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 def parser() -> Parser:
     made = Parser("doctor", "Check this machine and this installation. Exit code 1 if something is broken.", EXAMPLES)
     made.switch("network", "also whether the model hubs can be reached (default: off)")
-    made.option("port", "port to try for the server (default: 8000)", type=whole, metavar="PORT", default=8000)
+    made.option("port", "port to try for the server (default: 8000)", type=port_number, metavar="PORT", default=8000)
     made.switch("json", "findings as a JSON list")
     return made
 

@@ -215,6 +215,13 @@ def size(text: str) -> int:
         raise argparse.ArgumentTypeError(f"must be a size like 4GiB or 512M, got '{text}'") from None
 
 
+def port_number(text: str) -> int:
+    port = whole(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 65535, got {text}")
+    return port
+
+
 def json_object(text: str) -> dict[str, Any]:
     import json
 
@@ -236,4 +243,4 @@ def _dest(name: str) -> str:
 
 
 Converter = Callable[[str], Any]
-__all__ = ["Converter", "Parser", "json_object", "number", "size", "truth", "whole"]
+__all__ = ["Converter", "Parser", "json_object", "number", "port_number", "size", "truth", "whole"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from penstock.cli.options import engine_kwargs, engine_options, take_positional_model
-from penstock.cli.parser import Parser, whole
+from penstock.cli.parser import Parser, port_number
 from penstock.errors import ConfigError
 
 EXAMPLES = (
@@ -29,7 +29,9 @@ def parser() -> Parser:
     group = made.add_argument_group("server")
     made.option("host", "address to listen on (default: 127.0.0.1, this machine only)", group=group,
                 synonyms=("hostname",), metavar="HOST")  # fmt: skip
-    made.option("port", "port to listen on; 0: any free one (default: 8000)", group=group, type=_port, metavar="PORT")
+    made.option(
+        "port", "port to listen on; 0: any free one (default: 8000)", group=group, type=port_number, metavar="PORT"
+    )
     made.option("api_key", "require this key; may be repeated", group=group, action="append", metavar="KEY")
     made.option("api_key_file", "file with one key a line", group=group, metavar="FILE")
     made.option("allowed_origins", "origin that browsers may call from; may be repeated", group=group,
@@ -55,7 +57,7 @@ def serve_options(args: argparse.Namespace) -> dict[str, Any]:
     port = getattr(args, "port", None)
     if port is None:
         try:
-            port = _port(os.environ.get("PENSTOCK_PORT") or "8000")
+            port = port_number(os.environ.get("PENSTOCK_PORT") or "8000")
         except argparse.ArgumentTypeError as error:
             raise ConfigError(f"PENSTOCK_PORT: {error}") from None
     return {
@@ -85,10 +87,3 @@ def _keys(args: argparse.Namespace) -> list[str]:
     if any(not key.strip() or not key.isascii() for key in keys):
         raise ConfigError("an API key must be ASCII text and not empty")
     return keys
-
-
-def _port(text: str) -> int:
-    port = whole(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 65535, got {text}")
-    return port

@@ -19,6 +19,13 @@ OPTIONAL = {
     "triton": ("CUDA kernels", "pip install 'penstock[cuda]'"),
     "modelscope": ("downloads from modelscope.cn", "pip install modelscope"),
 }
+UNITS = {
+    "read_gbs": ("memory reads", "GB/s"),
+    "f32_gflops": ("f32", "GFLOP/s"),
+    "bf16_gflops": ("bf16", "GFLOP/s"),
+    "int8_gops": ("int8", "Gop/s"),
+}
+"""What the extension's probe measures."""
 OTHER_VARIABLES = frozenset({
     "PENSTOCK_DEBUG", "PENSTOCK_API_KEY", "PENSTOCK_HOST", "PENSTOCK_PORT", "PENSTOCK_USE_MODELSCOPE",
     "PENSTOCK_SHARED",
@@ -114,7 +121,10 @@ def _probe(probe: object) -> Iterator[Finding]:
     except Exception as error:
         yield warn("speed", f"cannot be measured: {error}", "run penstock doctor --debug")
         return
-    if isinstance(measured, dict):
+    if isinstance(measured, dict) and set(UNITS) <= set(measured):
+        figures = ", ".join(f"{what} {measured[name]:.4g} {unit}" for name, (what, unit) in UNITS.items())
+        yield ok("speed", f"{figures} ({measured.get('isa', '?')}, {measured.get('threads', '?')} threads)")
+    elif isinstance(measured, dict):
         yield ok("speed", ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
                                     for name, value in measured.items()))  # fmt: skip
     else:

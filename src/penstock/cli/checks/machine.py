@@ -34,9 +34,7 @@ def cpu(text: str | None = None) -> Iterator[Finding]:
     model, flags = _cpuinfo(_read(CPUINFO) if text is None else text)
     has = [flag for flag in SHOWN_FLAGS if flag in flags]
     if platform.machine() not in ("x86_64", "AMD64"):
-        yield warn(
-            "CPU", f"{model or platform.machine()}: generic kernels only", "they work and are slow; AVX2 is wanted"
-        )
+        yield warn("CPU", f"{model or platform.machine()}: generic kernels only", "they work but are slow")
     elif "avx2" not in flags or "fma" not in flags:
         yield warn("CPU", f"{model}: no AVX2 with FMA, so generic kernels",
                    "use a CPU from 2013 or later; in a virtual machine, pass the host's CPU model through")  # fmt: skip

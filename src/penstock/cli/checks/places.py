@@ -50,9 +50,8 @@ def port(number: int) -> Iterator[Finding]:
         try:
             trial.bind(("127.0.0.1", number))
         except OSError as error:
-            yield warn(
-                "port", f"{number} on 127.0.0.1: {error.strerror}", "take another one: penstock serve --port 8001"
-            )
+            text = f"{number} on 127.0.0.1: {error.strerror}"
+            yield warn("port", text, "take another one: penstock serve --port 8001")
             return
     yield ok("port", f"{number} on 127.0.0.1 is free")
 
