@@ -17,7 +17,8 @@ from tests.helpers import golden
 
 FAMILIES = (
     "llama", "llama_gqa", "llama_bias", "llama3", "llama_linear", "llama_dynamic", "mistral", "qwen2", "qwen2_swa",
-    "qwen2_yarn", "qwen3",
+    "qwen2_yarn", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe", "gpt2", "bloom", "gpt_neox", "phi3", "phi3_longrope",
+    "stablelm", "gemma", "gemma2", "gemma3_text", "glm", "glm4",
 )  # fmt: skip
 # The reference's rotary table only ever grows, and had seen this length before it made these tokens.
 GROWN = {("llama_dynamic", "p1"): 153}

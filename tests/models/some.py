@@ -39,6 +39,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "llama": LLAMA,
     "biases": with_attention("biases", qkv_bias=True, out_bias=True),
     "qk norm": with_attention("qk norm", qk_norm=RMS),
+    "qk norms": with_attention("qk norms", qk_norm=replace(LAYER, bias=False), qk_norm_shared=False),
     "qk norm of the whole": with_attention("qk norm of the whole", qk_norm=RMS, qk_norm_per_head=False),
     "window": with_attention("window", window=3, softcap=5.0),
     "alibi": with_attention("alibi", ropes=(), alibi=(0.5, 0.25, 0.125, 0.0625)),

@@ -69,6 +69,8 @@ class Attention:
 
     ``window``: a query at cache index i sees j with i - window < j <= i. ``softcap``: cap * tanh(s / cap).
     ``log_n``: scale a query at position p >= log_n by log(p + 1) / log(log_n) (Qwen-1).
+    ``qk_norm`` normalises q and k before rotation: each head (``qk_norm_per_head``) or the whole row; heads share one
+    weight [head_dim] (``qk_norm_shared``) or have their own [heads, head_dim].
     ``bidirectional_prompt``: prompt tokens up to a boundary given per sequence see each other (prefix LM).
     """
 
@@ -81,6 +83,7 @@ class Attention:
     out_bias: bool = False
     qk_norm: Norm | None = None
     qk_norm_per_head: bool = True
+    qk_norm_shared: bool = True
     window: int | None = None
     softcap: float | None = None
     alibi: tuple[float, ...] = ()
@@ -166,6 +169,15 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class PositionTokens:
+    """Token ids that set positions in a ChatGLM-6B prompt (``models/positions.py``)."""
+
+    bos: int
+    mask: int
+    gmask: int
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """All facts of one model. ``context_length`` is the longest sequence it was made for, in tokens."""
 
@@ -178,6 +190,7 @@ class Architecture:
     embedding: Embedding = field(default_factory=Embedding)
     head: Head = field(default_factory=Head)
     position_channels: int = 1
+    position_tokens: PositionTokens | None = None
 
     @property
     def length_scaling(self) -> RopeScaling | None:

@@ -8,9 +8,24 @@ from penstock.errors import CheckpointError
 from penstock.models.architecture import Norm, Rope
 from penstock.models.reading import MAX_CONTEXT, MAX_LAYERS, MAX_VOCAB, Reader
 from penstock.models.rope_facts import read_rope
-from penstock.models.rules import Rule, ignore, rename
+from penstock.models.rules import Rule, ignore, rename, split
 
 SWITCHES = ("full_attention", "sliding_attention")
+
+
+def qkv(source: str, groups: int = 1) -> Rule:
+    """``source`` (up to ``.weight`` or ``.bias``) holds q, k and v, in ``groups`` that each have some of all three."""
+    return split(
+        f"{source}.{{p:weight|bias}}",
+        ("layers.{i}.attn.q.{p}", "layers.{i}.attn.k.{p}", "layers.{i}.attn.v.{p}"),
+        groups=groups,
+    )
+
+
+def gate_up(source: str) -> Rule:
+    """``source`` holds the gate's rows, then those of up."""
+    return split(f"{source}.weight", ("layers.{i}.mlp.gate.weight", "layers.{i}.mlp.up.weight"))
+
 
 LLAMA_ATTENTION: tuple[Rule, ...] = (
     rename("[model.]embed_tokens.weight", "embed.weight"),
@@ -87,3 +102,18 @@ def read_windows(r: Reader, layers: int, window: int | None, kinds: list[str]) -
     for unknown in sorted({str(kind) for kind in kinds} - set(SWITCHES)):
         r.refuse(f"layer_types = {unknown!r} (known: {', '.join(SWITCHES)})")
     return [window if kind == "sliding_attention" else None for kind in kinds]
+
+
+def layer_norm(r: Reader, name: str = "layer_norm_epsilon", bias: bool = True) -> Norm:
+    return Norm("layer", r.number(name, default=1e-5, high=1.0), bias=bias)
+
+
+def alibi_slopes(heads: int) -> tuple[float, ...]:
+    """Slopes of ALiBi (Press et al. 2021): powers of 2 ** (-8 / n) for n heads, a power of two; for other counts those
+    of the power below, then every other one of the power above."""
+
+    def powers(n: int) -> list[float]:
+        return [2.0 ** (-8.0 * (i + 1) / n) for i in range(n)]
+
+    below = 1 << (heads.bit_length() - 1)
+    return tuple((powers(below) + powers(2 * below)[::2])[:heads])

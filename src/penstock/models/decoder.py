@@ -85,12 +85,12 @@ class _Builder:
         return self.add(f"{at}.mlp.sum", self.add(f"{at}.attn.sum", x, attended), self.feed(at, block, m))
 
     def _scaled_block(self, at: str, layer: int, block: Block, x: str, factor: float) -> str:
-        """ChatGLM-6B: what is added to is the normalised input, times a factor."""
+        """What is added to is the normalised input (some BLOOMs), times a factor (ChatGLM-6B)."""
         n = self.norm(f"{at}.attn_norm", x, block.norm)
-        kept = self._op("scale", f"{at}.attn.residual", (n,), self.arch.hidden_size, factor=factor)
+        kept = self.scale(f"{at}.attn.residual", n, factor)
         x = self.add(f"{at}.attn.sum", kept, self.attention(at, layer, block, n))
         n = self.norm(f"{at}.mlp_norm", x, block.norm)
-        kept = self._op("scale", f"{at}.mlp.residual", (n,), self.arch.hidden_size, factor=factor)
+        kept = self.scale(f"{at}.mlp.residual", n, factor)
         return self.add(f"{at}.mlp.sum", kept, self.feed(at, block, n))
 
     def attention(self, at: str, layer: int, block: Block, x: str) -> str:
@@ -100,8 +100,8 @@ class _Builder:
         )
         if a.qk_norm is not None:
             group = a.head_dim if a.qk_norm_per_head else 0
-            q = self.norm(f"{at}.attn.q_norm", q, a.qk_norm, group)
-            k = self.norm(f"{at}.attn.k_norm", k, a.qk_norm, group)
+            q = self.norm(f"{at}.attn.q_norm", q, a.qk_norm, group, a.qk_norm_shared)
+            k = self.norm(f"{at}.attn.k_norm", k, a.qk_norm, group, a.qk_norm_shared)
         for n, rope in enumerate(a.ropes):
             cs = self.angles(rope)
             q = self._rotate(f"{at}.attn.q_rope{n or ''}", q, cs, a, rope)
@@ -164,18 +164,18 @@ class _Builder:
         weight = "embed.weight" if head.tied else self._weight("head.weight", (vocab, width), "matrix")
         bias = self._weight("head.bias", (vocab,), "vector") if head.bias else ""
         y = self._op("linear", "head", (x,), vocab, (weight, bias))
-        if head.scale != 1.0:
-            y = self._op("scale", "head.scaled", (y,), vocab, factor=head.scale)
+        y = self.scale("head.scaled", y, head.scale)
         if head.softcap:
             y = self._op("softcap", "head.capped", (y,), vocab, cap=head.softcap)
         return y
 
     # ---------------------------------------------------------------------------------------------------- single ops
 
-    def norm(self, name: str, x: str, norm: Norm, group: int = 0) -> str:
+    def norm(self, name: str, x: str, norm: Norm, group: int = 0, shared: bool = True) -> str:
         width = self.values[x].width
+        shape = (group or width,) if shared else (width // group, group)
         weights = tuple(
-            self._weight(f"{name}.{part}", (group or width,), "vector") if wanted else ""
+            self._weight(f"{name}.{part}", shape, "vector") if wanted else ""
             for part, wanted in (("weight", True), ("bias", norm.bias))
         )
         attrs: dict[str, Scalar] = {"norm": norm.kind, "eps": norm.eps, "plus_one": norm.plus_one, "group": group}
@@ -197,6 +197,9 @@ class _Builder:
 
     def add(self, name: str, a: str, b: str) -> str:
         return self._op("add", name, (a, b), self.values[a].width)
+
+    def scale(self, name: str, x: str, factor: float) -> str:
+        return x if factor == 1.0 else self._op("scale", name, (x,), self.values[x].width, factor=factor)
 
     def angles(self, rope: Rope) -> str:
         """cos and sin of one kind of rotary embedding, computed once for all layers that share it."""

@@ -34,7 +34,8 @@ class WeightSpec:
     """A named weight under its canonical name.
 
     ``matrix`` [n, k]: used by a linear (y = x W^T) and perhaps gathered by ``embed`` (tied). ``table`` [n, k]: gathered
-    only. ``vector`` [n]: norm weights, biases. ``experts`` [experts, n, k]. Which format the numbers have is the
+    only. ``vector`` [n]: norm weights, biases ([heads, n] where
+    each head has its own norm). ``experts`` [experts, n, k]. Which format the numbers have is the
     scheme's affair (``quant/``), not the program's.
     """
 
@@ -90,7 +91,7 @@ OPS: dict[str, OpDef] = {
     "norm": OpDef(
         "x", "y", "weight bias?", "norm eps plus_one group",
         "`norm` rms | layer, over groups of `group` elements (0: the whole row), all with one weight if it has `group` "
-        "elements; statistics in float32; `plus_one`: times (1 + weight)",
+        "elements (else it is [groups, group]); statistics in float32; `plus_one`: times (1 + weight)",
     ),
     "linear": OpDef("x", "y*", "(weight bias?)*", "", "y_i = x weight_i^T + bias_i for each of the outputs"),
     "angles": OpDef(

@@ -12,17 +12,36 @@ from penstock.models.family import Family
 from penstock.models.reading import FieldsError
 
 FILES: dict[str, str] = {
+    "bloom": "bloom",
+    "gemma": "gemma",
+    "gemma2": "gemma",
+    "gemma3_text": "gemma3_text",
+    "glm": "glm",
+    "glm4": "glm",
+    "gpt2": "gpt2",
+    "gpt_neox": "gpt_neox",
     "llama": "llama",
     "mistral": "mistral",
+    "mixtral": "mixtral",
+    "phi3": "phi3",
     "qwen2": "qwen2",
+    "qwen2_moe": "qwen2_moe",
     "qwen3": "qwen3",
+    "qwen3_moe": "qwen3_moe",
+    "stablelm": "stablelm",
+    "stablelm_epoch": "stablelm",
 }
 """model_type -> file in ``families/``."""
 
 CLASSES: dict[str, str] = {
-    "LlamaForCausalLM": "llama",
+    "BloomForCausalLM": "bloom",
+    "GPT2LMHeadModel": "gpt2",
+    "GPTNeoXForCausalLM": "gpt_neox",
+    "GemmaForCausalLM": "gemma",
     "LLaMAForCausalLM": "llama",
+    "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "mistral",
+    "MixtralForCausalLM": "mixtral",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
 }
