@@ -50,7 +50,8 @@ void check_sequences(const Batch& b, const Limits& limits) {
                 std::to_string(queries) + " new tokens to max_context " + std::to_string(limits.max_context));
         }
         const int64_t blocks = (context + limits.block_size - 1) / limits.block_size;
-        if (blocks > b.table_ld) bad(where + " needs " + std::to_string(blocks) + " blocks, its block table is shorter");
+        if (blocks > b.table_ld)
+            bad(where + " needs " + std::to_string(blocks) + " blocks, its block table is shorter");
         all_below("block_tables", Span<int32_t>{b.block_tables + s * b.table_ld, blocks}, limits.num_blocks);
         if (b.bidirectional.data != nullptr && (b.bidirectional[s] < 0 || b.bidirectional[s] > context)) {
             bad(where + " has a bidirectional boundary outside its context");
@@ -69,7 +70,8 @@ void check_batch(const Batch& b, const Limits& limits, const BatchNeeds& needs) 
     all_below("token_ids", b.token_ids, needs.vocab);
     size_is("positions", b.position_columns, tokens);
     if (b.channels < needs.channels || b.channels > kMaxChannels) {
-        bad("positions has " + std::to_string(b.channels) + " channels, the model reads " + std::to_string(needs.channels));
+        bad("positions has " + std::to_string(b.channels) + " channels, the model reads " +
+            std::to_string(needs.channels));
     }
     for (int64_t c = 0; c < b.channels; c++) {
         const int64_t bound = needs.positions_below[c] > 0 ? needs.positions_below[c] : int64_t{1} << 31;

@@ -6,5 +6,6 @@ NB_MODULE(_native, m) {
     m.attr("__version__") = PENSTOCK_VERSION;
     penstock::bind_executor(m);
     penstock::bind_plan(m);
+    penstock::bind_sampler(m);
     penstock::bind_probe(m);
 }

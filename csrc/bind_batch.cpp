@@ -11,8 +11,9 @@ const Arrays::Array& Arrays::take(nb::handle object, const char* name) {
     using Typed = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
     Typed typed;
     if (!nb::try_cast<Typed>(object.attr(name), typed)) {
-        const std::string message = std::string(name) + " must be an array of " + std::to_string(N) + " dimension(s) and " +
-                                    std::to_string(sizeof(T)) + "-byte numbers of its type in penstock.types";
+        const std::string message = std::string(name) + " must be an array of " + std::to_string(N) +
+                                    " dimension(s) and " + std::to_string(sizeof(T)) +
+                                    "-byte numbers of its type in penstock.types";
         throw nb::type_error(message.c_str());
     }
     held_.emplace_back(typed);
@@ -66,6 +67,44 @@ SamplingBatch read_sampling(Arrays& arrays, nb::handle o) {
     b.mask_row = arrays.get<int32_t>(o, "mask_row");
     b.masks = arrays.get_matrix<uint32_t>(o, "masks", b.mask_rows, b.mask_words);
     return b;
+}
+
+namespace {
+
+template <class T>
+T* place_as(nb::handle output, const char* name, const std::vector<int64_t>& shape) {
+    using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+    nb::object attr = output.attr(name);
+    if (attr.is_none()) return nullptr;
+    Out array;
+    bool ok = nb::try_cast<Out>(attr, array, false) && array.ndim() == shape.size();
+    for (size_t i = 0; ok && i < shape.size(); i++) ok = static_cast<int64_t>(array.shape(i)) == shape[i];
+    if (!ok) throw nb::type_error((std::string("the output ") + name + " has another shape or type").c_str());
+    return array.data();  // `output` keeps it alive
+}
+
+}  // namespace
+
+float* place(nb::handle output, const char* name, std::vector<int64_t> shape) {
+    return place_as<float>(output, name, shape);
+}
+
+SampleOutput read_sample_output(nb::handle output, int64_t n) {
+    SampleOutput out;
+    out.token_ids = place_as<int32_t>(output, "token_ids", {n});
+    out.invalid = place_as<uint8_t>(output, "invalid", {n});
+    if (out.token_ids == nullptr || out.invalid == nullptr)
+        throw nb::type_error("token_ids and invalid must be arrays");
+    out.logprobs = place_as<float>(output, "logprobs", {n});
+    if (out.logprobs == nullptr) return out;
+    out.top = nb::cast<int64_t>(output.attr("top_ids").attr("shape")[1]);
+    out.ranks = place_as<int32_t>(output, "ranks", {n});
+    out.top_ids = place_as<int32_t>(output, "top_ids", {n, out.top});
+    out.top_logprobs = place_as<float>(output, "top_logprobs", {n, out.top});
+    if (out.ranks == nullptr || out.top_ids == nullptr || out.top_logprobs == nullptr) {
+        throw nb::type_error("ranks, top_ids and top_logprobs must be arrays when logprobs is");
+    }
+    return out;
 }
 
 }  // namespace penstock

@@ -45,4 +45,9 @@ class Arrays {
 Batch read_batch(Arrays& arrays, nanobind::handle batch);
 SamplingBatch read_sampling(Arrays& arrays, nanobind::handle sampling);
 
+// A float array of a StepOutput that must have this shape; null for None.
+float* place(nanobind::handle output, const char* name, std::vector<int64_t> shape);
+// The arrays of a StepOutput for n entries.
+SampleOutput read_sample_output(nanobind::handle output, int64_t n);
+
 }  // namespace penstock

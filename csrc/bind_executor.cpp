@@ -53,18 +53,26 @@ void bind_executor(nb::module_& m) {
     m.def("possible_isas", &possible_isas, "Instruction sets this CPU can run, best last.");
 
     nb::class_<Executor> c(m, "Executor", "Team, packed weights and KV cache; see csrc/executor.h.");
-    c.def("__init__",
-          [](Executor* self, int64_t max_tokens, int64_t max_seqs, int64_t max_logits_rows, int64_t max_context,
-             int64_t num_blocks, int64_t block_size, const std::string& kv_dtype, const std::string& isa, int threads, bool pin) {
-              new (self) Executor(Options{{max_tokens, max_seqs, max_logits_rows, max_context, num_blocks, block_size},
-                                          kv_type(kv_dtype), isa, threads, pin});
-          },
-          nb::kw_only(), "max_tokens"_a, "max_seqs"_a, "max_logits_rows"_a, "max_context"_a, "num_blocks"_a, "block_size"_a,
-          "kv_dtype"_a, "isa"_a = "", "threads"_a = 0, "pin"_a = false);
+    c.def(
+        "__init__",
+        [](Executor* self, int64_t max_tokens, int64_t max_seqs, int64_t max_logits_rows, int64_t max_context,
+           int64_t num_blocks, int64_t block_size, const std::string& kv_dtype, const std::string& isa, int threads,
+           bool pin) {
+            new (self) Executor(Options{{max_tokens, max_seqs, max_logits_rows, max_context, num_blocks, block_size},
+                                        kv_type(kv_dtype),
+                                        isa,
+                                        threads,
+                                        pin});
+        },
+        nb::kw_only(), "max_tokens"_a, "max_seqs"_a, "max_logits_rows"_a, "max_context"_a, "num_blocks"_a,
+        "block_size"_a, "kv_dtype"_a, "isa"_a = "", "threads"_a = 0, "pin"_a = false);
     c.def("add_matrix", &add_matrix, "format"_a, "source"_a);
-    c.def("add_vector", [](Executor& e, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> v) {
-        return e.add_vector(v.data(), static_cast<int64_t>(v.shape(0)));
-    }, "source"_a);
+    c.def(
+        "add_vector",
+        [](Executor& e, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> v) {
+            return e.add_vector(v.data(), static_cast<int64_t>(v.shape(0)));
+        },
+        "source"_a);
     c.def("add_layer", &Executor::add_layer, "kv_heads"_a, "head_dim"_a);
     c.def_prop_ro("isa", &Executor::isa);
     c.def_prop_ro("threads", &Executor::threads);

@@ -1,14 +1,11 @@
 // Plan: building it op by op, and running steps. Arrays are checked here, values by Plan itself.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <map>
-#include <memory>
-#include <optional>
 #include <string>
 #include <tuple>
 
@@ -23,10 +20,6 @@ namespace penstock {
 namespace {
 
 template <class T>
-using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
-using OutRows = std::optional<nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>>;
-
-template <class T>
 T named(const std::map<std::string, T>& names, const std::string& name, const char* what) {
     const auto found = names.find(name);
     if (found == names.end()) throw nb::value_error(("unknown " + std::string(what) + " '" + name + "'").c_str());
@@ -34,25 +27,31 @@ T named(const std::map<std::string, T>& names, const std::string& name, const ch
 }
 
 NormKind norm_kind(const std::string& name) {
-    return named<NormKind>({{"none", NormKind::none}, {"rms", NormKind::rms}, {"layer", NormKind::layer}}, name, "norm");
+    return named<NormKind>({{"none", NormKind::none}, {"rms", NormKind::rms}, {"layer", NormKind::layer}}, name,
+                           "norm");
 }
 
 Activation activation(const std::string& name) {
     using A = Activation;
-    return named<A>({{"", A::none}, {"silu", A::silu}, {"gelu", A::gelu}, {"gelu_tanh", A::gelu_tanh}, {"relu", A::relu}},
-                    name, "activation");
+    return named<A>(
+        {{"", A::none}, {"silu", A::silu}, {"gelu", A::gelu}, {"gelu_tanh", A::gelu_tanh}, {"relu", A::relu}}, name,
+        "activation");
 }
 
 LengthRule length_rule(const std::string& name) {
     using L = LengthRule;
-    return named<L>(
-        {{"none", L::none}, {"dynamic", L::dynamic}, {"longrope", L::longrope}, {"qwen_ntk", L::qwen_ntk}}, name, "length rule");
+    return named<L>({{"none", L::none}, {"dynamic", L::dynamic}, {"longrope", L::longrope}, {"qwen_ntk", L::qwen_ntk}},
+                    name, "length rule");
 }
 
 ElementwiseArgs::Kind elementwise_kind(const std::string& name) {
     using K = ElementwiseArgs::Kind;
-    return named<K>({{"add", K::add}, {"scale", K::scale}, {"gated", K::gated}, {"activation", K::activation},
-                     {"gate", K::gate}, {"softcap", K::softcap}},
+    return named<K>({{"add", K::add},
+                     {"scale", K::scale},
+                     {"gated", K::gated},
+                     {"activation", K::activation},
+                     {"gate", K::gate},
+                     {"softcap", K::softcap}},
                     name, "elementwise op");
 }
 
@@ -66,22 +65,10 @@ NormSpec norm_spec(const NormTuple& t) {
 using RopeTuple = std::tuple<int64_t, int64_t, int64_t, bool>;
 RopeSpec rope_spec(const RopeTuple& t) { return {std::get<0>(t), std::get<1>(t), std::get<2>(t), std::get<3>(t)}; }
 
-// Where a step's results go: arrays that Python made, of exactly these shapes.
 struct Outputs {
     Plan::Wanted wanted;
     SamplingBatch sampling;
 };
-
-template <class T>
-T* place(nb::handle object, const char* name, std::vector<int64_t> shape) {
-    nb::object attr = object.attr(name);
-    if (attr.is_none()) return nullptr;
-    Out<T> array;
-    bool ok = nb::try_cast<Out<T>>(attr, array, false) && array.ndim() == shape.size();
-    for (size_t i = 0; ok && i < shape.size(); i++) ok = static_cast<int64_t>(array.shape(i)) == shape[i];
-    if (!ok) throw nb::type_error((std::string("the output ") + name + " has another shape or type").c_str());
-    return array.data();  // `object` keeps it alive
-}
 
 // A Plan, and in dynamic mode the arrays of the step that is under way.
 class PlanObject {
@@ -131,20 +118,12 @@ class PlanObject {
     Outputs outputs(const Batch& b, nb::handle batch, nb::handle output) {
         Outputs out;
         Plan::Wanted& w = out.wanted;
-        w.logits = place<float>(output, "logits", {b.rows(), plan.vocab()});
-        w.hidden = place<float>(output, "hidden", {b.tokens(), plan.hidden_width()});
+        w.logits = place(output, "logits", {b.rows(), plan.vocab()});
+        w.hidden = place(output, "hidden", {b.tokens(), plan.hidden_width()});
         nb::object sampling = batch.attr("sampling");
         if (sampling.is_none()) return out;
         out.sampling = read_sampling(held_, sampling);
-        const int64_t n = out.sampling.size();
-        w.sample.token_ids = place<int32_t>(output, "token_ids", {n});
-        w.sample.invalid = place<uint8_t>(output, "invalid", {n});
-        w.sample.logprobs = place<float>(output, "logprobs", {n});
-        if (w.sample.logprobs == nullptr) return out;
-        w.sample.top = nb::cast<int64_t>(output.attr("top_ids").attr("shape")[1]);
-        w.sample.ranks = place<int32_t>(output, "ranks", {n});
-        w.sample.top_ids = place<int32_t>(output, "top_ids", {n, w.sample.top});
-        w.sample.top_logprobs = place<float>(output, "top_logprobs", {n, w.sample.top});
+        w.sample = read_sample_output(output, out.sampling.size());
         return out;
     }
 
@@ -156,8 +135,10 @@ class PlanObject {
 using PlanClass = nb::class_<PlanObject>;
 
 void bind_build(PlanClass& c) {
-    c.def("value", [](PlanObject& o, int64_t column, int64_t width, bool logits) { return o.plan.value(column, width, logits); },
-          "column"_a, "width"_a, "logits"_a);
+    c.def(
+        "value",
+        [](PlanObject& o, int64_t column, int64_t width, bool logits) { return o.plan.value(column, width, logits); },
+        "column"_a, "width"_a, "logits"_a);
     c.def("embed", [](PlanObject& o, int table, float scale, int y) { o.plan.embed(table, scale, y); });
     c.def("embed_positions", [](PlanObject& o, int table, int channel, int64_t offset, int y) {
         o.plan.embed_positions(table, channel, offset, y);
@@ -171,23 +152,23 @@ void bind_build(PlanClass& c) {
         for (const auto& [weight, bias, y] : parts) specs.push_back({weight, bias, y});
         o.plan.linear(norm_spec(n), bf16 ? Act::bf16 : Act::f32, activation(act), x, residual, specs);
     });
-    c.def("angles", [](PlanObject& o, int channel, int64_t dim, int inv_freq, int inv_freq_long, float scale, float scale_long,
-                       const std::string& rule, float theta, float factor, int64_t original, int y) {
-        o.plan.angles({channel, dim, inv_freq, inv_freq_long, scale, scale_long, length_rule(rule), theta, factor, original}, y);
+    c.def("angles", [](PlanObject& o, int channel, int64_t dim, int inv_freq, int inv_freq_long, float scale,
+                       float scale_long, const std::string& rule, float theta, float factor, int64_t original, int y) {
+        o.plan.angles(
+            {channel, dim, inv_freq, inv_freq_long, scale, scale_long, length_rule(rule), theta, factor, original}, y);
     });
     c.def("rope", [](PlanObject& o, const RopeTuple& r, int x, int cs, int y) { o.plan.rope(rope_spec(r), x, cs, y); });
     c.def("store", [](PlanObject& o, int layer, int k, int v) { o.plan.store(layer, k, v); });
-    c.def("qk_rope_store", [](PlanObject& o, int layer, const RopeTuple& r, const NormTuple& qn, const NormTuple& kn, int q,
-                              int k, int v, int cs, int y) {
+    c.def("qk_rope_store", [](PlanObject& o, int layer, const RopeTuple& r, const NormTuple& qn, const NormTuple& kn,
+                              int q, int k, int v, int cs, int y) {
         o.plan.qk_rope_store(layer, rope_spec(r), norm_spec(qn), norm_spec(kn), q, k, v, cs, y);
     });
-    c.def("attention", [](PlanObject& o, int layer, int64_t heads, float scale, float softcap, int64_t window, int64_t log_n,
-                          int alibi, bool bidirectional, int q, int y) {
+    c.def("attention", [](PlanObject& o, int layer, int64_t heads, float scale, float softcap, int64_t window,
+                          int64_t log_n, int alibi, bool bidirectional, int q, int y) {
         o.plan.attention({layer, heads, scale, softcap, window, log_n, alibi, bidirectional}, q, y);
     });
-    c.def("elementwise", [](PlanObject& o, const std::string& kind, const std::string& act, float factor, int a, int b, int y) {
-        o.plan.elementwise(elementwise_kind(kind), activation(act), factor, a, b, y);
-    });
+    c.def("elementwise", [](PlanObject& o, const std::string& kind, const std::string& act, float factor, int a, int b,
+                            int y) { o.plan.elementwise(elementwise_kind(kind), activation(act), factor, a, b, y); });
     c.def("select", [](PlanObject& o, int x, int y) { o.plan.select(x, y); });
     c.def("finish", [](PlanObject& o, int logits, int hidden) {
         o.plan.outputs(logits, hidden);
@@ -199,18 +180,22 @@ void bind_build(PlanClass& c) {
 
 void bind_plan(nb::module_& m) {
     PlanClass c(m, "Plan", "A program laid out in memory; see csrc/plan.h.");
-    c.def(nb::init<Executor&, int64_t, int64_t>(), "executor"_a, "token_columns"_a, "logits_columns"_a, nb::keep_alive<1, 2>());
+    c.def(nb::init<Executor&, int64_t, int64_t>(), "executor"_a, "token_columns"_a, "logits_columns"_a,
+          nb::keep_alive<1, 2>());
     bind_build(c);
     c.def("step", &PlanObject::step, "batch"_a, "output"_a,
           "One step: reads a penstock.types.Batch, fills the arrays of a StepOutput. Runs without the GIL.");
     c.def("begin", &PlanObject::begin, "batch"_a, "output"_a);
     c.def("run_op", &PlanObject::run_op, "op"_a);
     c.def("end", &PlanObject::end);
-    c.def("view", [](nb::handle self, int value) {
-        const View v = nb::cast<PlanObject&>(self).plan.view(value);
-        return nb::ndarray<nb::numpy, float, nb::ndim<2>>(
-            v.data, {static_cast<size_t>(v.rows), static_cast<size_t>(v.width)}, self, {v.ld, 1});
-    }, "value"_a, "A value [rows, width] as the last op left it; a view.");
+    c.def(
+        "view",
+        [](nb::handle self, int value) {
+            const View v = nb::cast<PlanObject&>(self).plan.view(value);
+            return nb::ndarray<nb::numpy, float, nb::ndim<2>>(
+                v.data, {static_cast<size_t>(v.rows), static_cast<size_t>(v.width)}, self, {v.ld, 1});
+        },
+        "value"_a, "A value [rows, width] as the last op left it; a view.");
     c.def_prop_ro("ops", [](PlanObject& o) { return o.plan.ops(); });
     c.def_prop_ro("vocab", [](PlanObject& o) { return o.plan.vocab(); });
     c.def_prop_ro("hidden_width", [](PlanObject& o) { return o.plan.hidden_width(); });

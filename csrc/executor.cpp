@@ -16,19 +16,10 @@ void need(bool ok, const std::string& message) {
 
 int64_t kv_width(KVType type) { return type == KVType::f32 ? 4 : 2; }
 
-const SamplerMath& math_for(const std::string& isa) {
-#if defined(__x86_64__)
-    if (isa == "avx512") return kSamplerMathAvx512;
-    if (isa == "avx2") return kSamplerMathAvx2;
-#endif
-    (void)isa;
-    return kSamplerMathGeneric;
-}
-
 template <class T>
 const T& at(const std::vector<T>& items, int number, const char* what) {
-    need(number >= 0 && number < static_cast<int>(items.size()), std::string(what) + " " + std::to_string(number) +
-                                                                     " does not exist");
+    need(number >= 0 && number < static_cast<int>(items.size()),
+         std::string(what) + " " + std::to_string(number) + " does not exist");
     return items[number];
 }
 
@@ -46,13 +37,14 @@ Executor::Executor(const Options& options) : limits_(options.limits), kv_type_(o
     const IsaChoice choice = resolve_isa(options.isa);
     need(choice.kernels != nullptr, choice.error);
     kernels_ = choice.kernels;
-    sampler_math_ = &math_for(isa());
+    sampler_math_ = &penstock::sampler_math(isa());
     team_ = std::make_unique<Team>(options.threads > 0 ? options.threads : default_threads(), options.pin);
     touched_.resize(l.num_blocks);
 }
 
 int Executor::add_matrix(Format format, const void* src, int64_t n, int64_t k, int64_t ld) {
-    need(n > 0 && k > 0 && ld >= k && n < int64_t{1} << 40 && k < int64_t{1} << 31, "a matrix must have rows and columns");
+    need(n > 0 && k > 0 && ld >= k && n < int64_t{1} << 40 && k < int64_t{1} << 31,
+         "a matrix must have rows and columns");
     Matrix m{format, n, k, (n + kTile - 1) / kTile, tile_bytes(format, k), nullptr};
     std::byte* data = weights_.take(checked_product(m.tiles, m.tile_bytes, "a weight"), "weights");
     m.data = data;
@@ -121,7 +113,8 @@ void Executor::copy_blocks(const Batch& batch, const Worker& worker) const {
     for (size_t i = worker.id; i < layers_.size(); i += worker.count) {
         const KVLayer& layer = layers_[i];
         for (int64_t j = 0; j < batch.block_copies.size; j += 2) {
-            const int64_t from = batch.block_copies[j] * layer.block_bytes, to = batch.block_copies[j + 1] * layer.block_bytes;
+            const int64_t from = batch.block_copies[j] * layer.block_bytes,
+                          to = batch.block_copies[j + 1] * layer.block_bytes;
             if (from == to) continue;
             std::memcpy(layer.keys + to, layer.keys + from, layer.block_bytes);
             std::memcpy(layer.values + to, layer.values + from, layer.block_bytes);

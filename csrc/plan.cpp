@@ -66,8 +66,8 @@ const int32_t* Plan::derive(int64_t channel, int64_t offset, LengthRule rule) {
     for (const auto& d : derived_) {
         if (d->channel == channel && d->offset == offset && d->rule == rule) return d->values.data();
     }
-    derived_.push_back(std::make_unique<Derived>(
-        Derived{channel, offset, rule, std::vector<int32_t>(executor_.limits().max_tokens)}));
+    derived_.push_back(
+        std::make_unique<Derived>(Derived{channel, offset, rule, std::vector<int32_t>(executor_.limits().max_tokens)}));
     return derived_.back()->values.data();
 }
 
@@ -139,7 +139,8 @@ void Plan::prepare(const Batch& batch, const Wanted& wanted) {
         }
     }
     executor_.touch(batch);
-    state_ = {batch, {reinterpret_cast<float*>(arenas_[0].data()), reinterpret_cast<float*>(arenas_[1].data())},
+    state_ = {batch,
+              {reinterpret_cast<float*>(arenas_[0].data()), reinterpret_cast<float*>(arenas_[1].data())},
               {tokens, batch.rows()}};
 }
 

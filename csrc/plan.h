@@ -1,7 +1,7 @@
 // A program laid out in memory: ops over columns of two arenas, run as one parallel region a step, or one by one.
 //
-// A value is `column` floats a row into its arena (rows: the step's tokens, or its rows of logits), so that with few rows
-// all values lie close together:   arena + column * rows  ->  [rows, ld], ld = width rounded up to 16
+// A value is `column` floats a row into its arena (rows: the step's tokens, or its rows of logits), so that with few
+// rows all values lie close together:   arena + column * rows  ->  [rows, ld], ld = width rounded up to 16
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -71,8 +71,8 @@ class Plan {
     void angles(const AnglesSpec& spec, int y);
     void rope(const RopeSpec& rope, int x, int cs, int y);
     void store(int layer, int k, int v);
-    void qk_rope_store(int layer, const RopeSpec& rope, const NormSpec& q_norm, const NormSpec& k_norm, int q, int k, int v,
-                       int cs, int y);
+    void qk_rope_store(int layer, const RopeSpec& rope, const NormSpec& q_norm, const NormSpec& k_norm, int q, int k,
+                       int v, int cs, int y);
     void attention(const AttentionSpec& spec, int q, int y);
     void elementwise(ElementwiseArgs::Kind kind, Activation activation, float factor, int a, int b, int y);
     void select(int x, int y);

@@ -46,10 +46,26 @@ void Plan::norm(const NormSpec& spec, int64_t group, int x, int y) {
     need(in.width == out.width && in.logits == out.logits, "norm: input and output differ in shape");
     need(spec.kind != NormKind::none, "norm: which kind");
     need(group >= 0 && in.width % (group > 0 ? group : in.width) == 0, "norm: the row is no multiple of the group");
-    const Norm norm = norm_of(spec, group > 0 ? group : in.width);
-    add(out.logits, [this, in, out, norm, group](const State& s, const Worker& w) {
-        penstock::norm(executor_.kernels(),
-                       {norm, s.rows[out.logits], out.width, group, rows(s, in), at(s, out), out.ld}, w);
+    const int64_t step = group > 0 ? group : in.width;
+    const bool shared = executor_.vector(spec.weight).size != in.width;
+    if (shared || step == in.width) {
+        const Norm norm = norm_of(spec, step);
+        add(out.logits, [this, in, out, norm, group](const State& s, const Worker& w) {
+            penstock::norm(executor_.kernels(),
+                           {norm, s.rows[out.logits], out.width, group, rows(s, in), at(s, out), out.ld}, w);
+        });
+        return;
+    }
+    const Norm whole = norm_of(spec, in.width);  // every group has a weight of its own
+    add(out.logits, [this, in, out, whole, step](const State& s, const Worker& w) {
+        const Rows x = rows(s, in);
+        for (int64_t i = 0; i < out.width; i += step) {
+            Norm norm = whole;
+            norm.weight += i;
+            if (norm.bias != nullptr) norm.bias += i;
+            penstock::norm(executor_.kernels(),
+                           {norm, s.rows[out.logits], step, 0, {x.data + i, x.ld}, at(s, out) + i, out.ld}, w);
+        }
     });
 }
 
@@ -74,7 +90,8 @@ void Plan::linear(const NormSpec& norm, Act act, Activation activation, int x, i
         const bool stored = !gated || i == 0;
         need(stored == (parts[i].y >= 0), "linear: an activation stores its first part only");
         outs.push_back(stored ? slot(parts[i].y) : Slot{});
-        need(!stored || (outs[i].width == m.n && outs[i].logits == in.logits), "linear: an output does not fit its weight");
+        need(!stored || (outs[i].width == m.n && outs[i].logits == in.logits),
+             "linear: an output does not fit its weight");
     }
     need(!gated || args.part[0].weight.n == args.part[1].weight.n, "linear: gate and up differ in shape");
     const bool adds = residual >= 0;
@@ -128,12 +145,13 @@ void Plan::angles(const AnglesSpec& spec, int y) {
 void Plan::rope(const RopeSpec& r, int x, int cs, int y) {
     const Slot in = slot(x), angles = slot(cs), out = slot(y);
     need_rope(r);
-    need(in.width == out.width && in.width % r.head_dim == 0 && in.logits == out.logits, "rope: input and output differ");
+    need(in.width == out.width && in.width % r.head_dim == 0 && in.logits == out.logits,
+         "rope: input and output differ");
     need(angles.width == r.dim && angles.logits == in.logits, "rope: the angles do not fit");
     add(out.logits, [this, r, in, angles, out](const State& s, const Worker& w) {
         penstock::rope(executor_.kernels(),
-                       {s.rows[out.logits], in.width / r.head_dim, r.head_dim, r.dim, r.start, r.interleaved, rows(s, in),
-                        rows(s, angles), at(s, out), out.ld},
+                       {s.rows[out.logits], in.width / r.head_dim, r.head_dim, r.dim, r.start, r.interleaved,
+                        rows(s, in), rows(s, angles), at(s, out), out.ld},
                        w);
     });
 }
@@ -142,14 +160,15 @@ void Plan::store(int layer, int k, int v) {
     const Slot key = slot(k), value = slot(v);
     const KVLayer cache = executor_.layer(layer);
     const int64_t width = cache.kv_heads * cache.head_dim;
-    need(key.width == width && value.width == width && !key.logits && !value.logits, "store: keys do not fit the cache");
+    need(key.width == width && value.width == width && !key.logits && !value.logits,
+         "store: keys do not fit the cache");
     add(false, [this, key, value, cache](const State& s, const Worker& w) {
         penstock::store(executor_.kernels(), {s.rows[0], rows(s, key), rows(s, value), s.batch.slots.data, cache}, w);
     });
 }
 
-void Plan::qk_rope_store(int layer, const RopeSpec& r, const NormSpec& q_norm, const NormSpec& k_norm, int q, int k, int v,
-                         int cs, int y) {
+void Plan::qk_rope_store(int layer, const RopeSpec& r, const NormSpec& q_norm, const NormSpec& k_norm, int q, int k,
+                         int v, int cs, int y) {
     const Slot query = slot(q), key = slot(k), value = slot(v), out = slot(y);
     const KVLayer cache = executor_.layer(layer);
     const int64_t width = cache.kv_heads * cache.head_dim;
@@ -196,14 +215,31 @@ void Plan::attention(const AttentionSpec& spec, int q, int y) {
     const float* alibi = vector_of(spec.alibi, spec.heads, "alibi").data;
     const Limits& limits = executor_.limits();
     need_scratch(attention_scratch_bytes(spec.heads, cache.kv_heads, cache.head_dim));
-    need_shared(attention_shared_bytes(spec.heads, cache.kv_heads, cache.head_dim, limits.max_context, executor_.threads()));
+    need_shared(
+        attention_shared_bytes(spec.heads, cache.kv_heads, cache.head_dim, limits.max_context, executor_.threads()));
     add(false, [this, spec, query, out, cache, alibi](const State& s, const Worker& w) {
         const Batch& b = s.batch;
         penstock::attention(executor_.kernels(),
-                            {b.seqs(), spec.heads, cache.kv_heads, cache.head_dim, b.query_start.data, b.context_lens.data,
-                             b.block_tables, b.table_ld, spec.bidirectional ? b.bidirectional.data : nullptr, b.positions,
-                             spec.scale, spec.softcap, spec.window, spec.log_n, alibi, rows(s, query), cache, at(s, out),
-                             out.ld, shared_data_},
+                            {b.seqs(),
+                             spec.heads,
+                             cache.kv_heads,
+                             cache.head_dim,
+                             b.query_start.data,
+                             b.context_lens.data,
+                             b.block_tables,
+                             b.table_ld,
+                             spec.bidirectional ? b.bidirectional.data : nullptr,
+                             b.positions,
+                             spec.scale,
+                             spec.softcap,
+                             spec.window,
+                             spec.log_n,
+                             alibi,
+                             rows(s, query),
+                             cache,
+                             at(s, out),
+                             out.ld,
+                             shared_data_},
                             w);
     });
 }
@@ -215,7 +251,8 @@ void Plan::elementwise(ElementwiseArgs::Kind kind, Activation activation, float 
     need(first.width == out.width && first.logits == out.logits, "elementwise: input and output differ in shape");
     need(!two || (second.width == (kind == Kind::gate ? 1 : out.width) && second.logits == out.logits),
          "elementwise: the second input does not fit");
-    need((kind != Kind::gated && kind != Kind::activation) || activation != Activation::none, "elementwise: which activation");
+    need((kind != Kind::gated && kind != Kind::activation) || activation != Activation::none,
+         "elementwise: which activation");
     add(out.logits, [this, kind, activation, factor, first, two, second, out](const State& s, const Worker& w) {
         penstock::elementwise(executor_.kernels(),
                               {kind, activation, factor, s.rows[out.logits], out.width, rows(s, first),
@@ -228,8 +265,8 @@ void Plan::select(int x, int y) {
     const Slot in = slot(x), out = slot(y);
     need(in.width == out.width && !in.logits && out.logits, "select: from tokens to rows of logits of the same width");
     add(true, [this, in, out](const State& s, const Worker& w) {
-        penstock::select(executor_.kernels(), {s.batch.logits_rows.data, s.rows[1], out.width, rows(s, in), at(s, out), out.ld},
-                         w);
+        penstock::select(executor_.kernels(),
+                         {s.batch.logits_rows.data, s.rows[1], out.width, rows(s, in), at(s, out), out.ld}, w);
     });
 }
 

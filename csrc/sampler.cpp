@@ -57,7 +57,8 @@ double uniform(uint64_t seed, int64_t draw) {
 
 class Entry {
   public:
-    Entry(const SamplerMath& math, const SamplingBatch& batch, int64_t i, const float* raw, int64_t vocab, std::byte* at)
+    Entry(const SamplerMath& math, const SamplingBatch& batch, int64_t i, const float* raw, int64_t vocab,
+          std::byte* at)
         : math_(math), b_(batch), i_(i), raw_(raw), vocab_(vocab), s_(at, vocab) {}
 
     void run(const SampleOutput& out) {
@@ -214,8 +215,8 @@ class Entry {
         return mass;
     }
 
-    // The place, in order, of the first of n candidates at which `enough(mass up to and with it)` holds, or the last one;
-    // all before it are moved before it. Halves are told apart without being sorted.
+    // The place, in order, of the first of n candidates at which `enough(mass up to and with it)` holds, or the last
+    // one; all before it are moved before it. Halves are told apart without being sorted.
     template <class F>
     int64_t prefix(int64_t n, F enough) {
         Candidate* c = s_.candidates;

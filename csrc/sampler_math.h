@@ -1,6 +1,7 @@
 // The passes over a whole vocabulary, compiled once for each instruction set from one source. All give the same bits.
 #pragma once
 #include <cstdint>
+#include <string_view>
 
 namespace penstock {
 
@@ -32,5 +33,14 @@ extern const SamplerMath kSamplerMathGeneric;
 extern const SamplerMath kSamplerMathAvx2;
 extern const SamplerMath kSamplerMathAvx512;
 #endif
+
+// The table of an instruction set by its name (isa.h); the generic one for a name it does not know.
+inline const SamplerMath& sampler_math([[maybe_unused]] std::string_view isa) {
+#if defined(__x86_64__)
+    if (isa == "avx512") return kSamplerMathAvx512;
+    if (isa == "avx2") return kSamplerMathAvx2;
+#endif
+    return kSamplerMathGeneric;
+}
 
 }  // namespace penstock

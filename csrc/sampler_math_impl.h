@@ -1,5 +1,5 @@
-// Included by sampler_math_*.cpp, each compiled for another instruction set. Vectors are the compiler's own (16 floats, 8
-// doubles, whatever the registers hold), so lanes, and with them the order of every sum, are the same everywhere.
+// Included by sampler_math_*.cpp, each compiled for another instruction set. Vectors are the compiler's own (16 floats,
+// 8 doubles, whatever the registers hold), so lanes, and with them the order of every sum, are the same everywhere.
 #pragma once
 #include <cstring>
 #include <limits>

@@ -11,7 +11,8 @@ namespace {
 
 template <class T>
 void size_is(const char* name, const Span<T>& span, int64_t want) {
-    if (span.size != want) bad(std::string(name) + " has " + std::to_string(span.size) + " entries, not " + std::to_string(want));
+    if (span.size != want)
+        bad(std::string(name) + " has " + std::to_string(span.size) + " entries, not " + std::to_string(want));
 }
 
 template <class T>
@@ -67,8 +68,8 @@ void check_sampling(const SamplingBatch& b, int64_t rows, int64_t vocab, const S
     within("bias_ids", b.bias_ids, 0, static_cast<double>(vocab) - 1);
     within("mask_row", b.mask_row, -1, static_cast<double>(b.mask_rows) - 1);
     if (b.mask_rows > 0 && b.mask_words < (vocab + 31) / 32) {
-        bad("masks have " + std::to_string(b.mask_words) + " words a row, a vocabulary of " + std::to_string(vocab) + " needs " +
-            std::to_string((vocab + 31) / 32));
+        bad("masks have " + std::to_string(b.mask_words) + " words a row, a vocabulary of " + std::to_string(vocab) +
+            " needs " + std::to_string((vocab + 31) / 32));
     }
 }
 

@@ -201,9 +201,9 @@ def _take(core: Any, spec: WeightSpec, data: WeightData) -> Loaded:
         raise UnsupportedError(f"weight '{spec.name}': the native executor does not know the format '{data.format}'")
     array = data.arrays["weight"]
     if spec.kind == "vector":
-        return Loaded(core.add_vector(np.ascontiguousarray(array, np.float32)), "")
+        return Loaded(core.add_vector(np.ascontiguousarray(array, np.float32).reshape(-1)), "")
     if array.strides[1] != array.itemsize or array.strides[0] < 0 or not array.flags.aligned:
-        array = np.ascontiguousarray(array)
+        array = array.copy(order="C")
     if data.format == "bf16":
         array = array.view(np.uint16)
     return Loaded(core.add_matrix(data.format, array), data.format)

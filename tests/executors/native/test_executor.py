@@ -1,0 +1,355 @@
+"""The protocol, wishes that cannot be met, memory, and processes that fork."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from penstock.errors import CheckpointError, ConfigError, ExecutionError, UnsupportedError
+from penstock.executors.base import kv_block_bytes
+from penstock.executors.native.executor import NativeExecutor
+from penstock.models.decoder import build
+from penstock.quant.scheme import WeightData
+from penstock.types import Batch
+from tests.executors.native.some import IDS, executor, runner, weights
+from tests.harness import Runner, limits, sampling
+from tests.models.some import ARCHITECTURES
+
+LLAMA = build(ARCHITECTURES["llama"])
+
+
+def test_info_says_what_was_resolved() -> None:
+    info = executor(fmt="bf16", threads=2, isa="generic").info
+    assert (info.name, info.isa, info.threads, info.compute) == ("native", "generic", 2, "f32")
+    assert info.details["weights"] == "bf16"
+    if "avx512" in __import__("penstock._native", fromlist=["x"]).possible_isas():
+        assert executor(fmt="bf16", isa="avx512").info.compute == "bf16"
+        assert executor(fmt="bf16", isa="avx512", compute="f32").info.compute == "f32"
+
+
+@pytest.mark.parametrize(
+    ("wish", "says"),
+    [
+        ({"isa": "nonsense"}, "nonsense: no such instruction set; possible here: generic"),
+        ({"compute": "f16"}, "auto, float32 or bfloat16"),
+        ({"compute": "bf16", "isa": "generic"}, "no bfloat16 dot product"),
+        ({"mode": "eager"}, "static or dynamic"),
+        ({"threads": 5000}, "1024"),
+    ],
+)
+def test_wishes_that_cannot_be_met(wish: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        NativeExecutor(LLAMA, limits(), **wish)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("PENSTOCK_ISA", "nonsense", "PENSTOCK_ISA=nonsense.*possible here: generic"),
+        ("PENSTOCK_THREADS", "many", "PENSTOCK_THREADS=many"),
+        ("PENSTOCK_THREADS", "0", "PENSTOCK_THREADS=0"),
+    ],
+)
+def test_environment_that_makes_no_sense(monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=says):
+        NativeExecutor(LLAMA, limits())
+
+
+def test_environment_is_honoured_and_arguments_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_ISA", "generic")
+    monkeypatch.setenv("PENSTOCK_THREADS", "3")
+    info = NativeExecutor(LLAMA, limits()).info
+    assert (info.isa, info.threads) == ("generic", 3)
+    assert NativeExecutor(LLAMA, limits(), threads=1).info.threads == 1
+
+
+def test_an_op_it_does_not_have() -> None:
+    with pytest.raises(UnsupportedError, match="moe"):
+        NativeExecutor(build(ARCHITECTURES["moe"]), limits())
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"block_size": 24}, "multiple of 16"),
+        ({"num_blocks": 0}, "num_blocks"),
+        ({"kv_dtype": "f64"}, "f64"),
+        ({"num_blocks": 1 << 29, "block_size": 4096}, "KV cache"),
+    ],
+)
+def test_limits_that_cannot_be(bad: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        NativeExecutor(LLAMA, replace(limits(), **bad))
+
+
+def test_loading() -> None:
+    made = NativeExecutor(LLAMA, limits(), threads=1)
+    with pytest.raises(ExecutionError, match="load"):
+        made.run(Runner(made).batch([(Runner(made).add(IDS), 2)]))
+    given = list(weights(LLAMA))
+    with pytest.raises(CheckpointError, match=r"1 weights are missing: head\.weight"):
+        made.load(w for w in given if w[0].name != "head.weight")
+    with pytest.raises(CheckpointError, match="comes twice"):
+        made.load(given)
+    spec, data = given[0]
+    short = WeightData("f32", (3, 4), {"weight": np.zeros((3, 4), np.float32)})
+    for wrong, says, kind in (
+        (short, "shape", CheckpointError),
+        (WeightData("int3", data.shape, data.arrays), "int3", UnsupportedError),
+    ):
+        with pytest.raises(kind, match=says):
+            NativeExecutor(LLAMA, limits(), threads=1).load([(spec, wrong)])
+
+
+def test_weights_from_strided_and_misaligned_memory() -> None:
+    def odd(array: Any) -> Any:
+        raw = np.zeros(array.nbytes + 1, np.uint8)
+        view = (
+            raw[1:].view(array.dtype)
+            if array.dtype.itemsize == 1
+            else np.frombuffer(raw.data, array.dtype, array.size, 1)
+        )
+        view = view.reshape(array.shape)
+        view[...] = array
+        return view
+
+    forms: list[Callable[[Any], Any]] = [
+        odd,
+        np.asfortranarray,
+        lambda a: np.repeat(a, 2, 0)[::2],
+        lambda a: a[::-1].copy()[::-1],
+    ]
+    want = runner().prefill(IDS)
+    for form in forms:
+        made = NativeExecutor(LLAMA, limits(), threads=1)
+        made.load((s, replace(d, arrays={"weight": form(d.arrays["weight"])})) for s, d in weights(LLAMA))
+        np.testing.assert_array_equal(Runner(made).prefill(IDS), want)
+
+
+def test_close_is_final_and_idempotent() -> None:
+    run = runner()
+    batch = run.batch([(run.add(IDS), 4)])
+    run.executor.close()
+    run.executor.close()
+    for call in (lambda: run.executor.run(batch), lambda: run.executor.info, lambda: run.executor.memory):
+        with pytest.raises(ExecutionError, match="closed"):
+            call()
+
+
+def good(run: Runner) -> Batch:
+    return run.batch([(run.add(IDS), 5), (run.add(IDS), 3)], sampling=sampling([0, 7], 30))
+
+
+def change(batch: Batch, field: str, at: Any, value: Any) -> Batch:
+    array = getattr(batch, field).copy()
+    array[at] = value
+    return replace(batch, **{field: array})
+
+
+BAD: list[tuple[str, Any, Any]] = [
+    ("token_ids", 0, 30), ("token_ids", 1, -1), ("slots", 2, 24 * 16), ("slots", 2, -1), ("positions", (0, 0), -1),
+    ("query_start", 1, 9), ("query_start", 0, 1), ("query_start", 2, 7), ("query_start", 1, 0),
+    ("query_start", 1, -2147483648),
+    ("context_lens", 0, 4), ("context_lens", 0, 513), ("context_lens", 1, 2147483647), ("context_lens", 0, 17),
+    ("block_tables", (0, 0), 24), ("block_tables", (1, 0), -1), ("logits_rows", 0, 8), ("logits_rows", 0, -1),
+    ("prompt_lens", 0, -1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "at", "value"), BAD)
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_an_index_out_of_range_is_told(field: str, at: Any, value: Any, mode: str) -> None:
+    run = runner(mode=mode)
+    with pytest.raises(ExecutionError, match="bad batch"):
+        run.executor.run(change(good(run), field, at, value))
+    assert run.executor.run(good(run)).invalid.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "field", ["slots", "positions", "context_lens", "prompt_lens", "query_start", "token_ids", "block_tables"]
+)
+def test_arrays_of_wrong_size_or_type(field: str) -> None:
+    run = runner()
+    batch = good(run)
+    array = getattr(batch, field)
+    with pytest.raises(ExecutionError, match="bad batch"):
+        run.executor.run(replace(batch, **{field: array[..., :-1] if field != "block_tables" else array[:-1]}))
+    for wrong in (array.reshape(1, 1, -1), None, "text"):
+        with pytest.raises(ExecutionError, match=field):
+            run.executor.run(replace(batch, **{field: wrong}))
+
+
+def test_too_much_for_the_limits() -> None:
+    run = runner(max_tokens=16, max_seqs=2, max_logits_rows=4)
+    for work, says in (([20], "20 tokens"), ([2, 2, 2], "3 sequences"), ([6], "6 rows of logits")):
+        with pytest.raises(ExecutionError, match=says):
+            run.executor.run(run.batch([(run.add(IDS), n) for n in work]))
+    with pytest.raises(ExecutionError, match="bidirectional"):
+        run.executor.run(run.batch([(run.add(IDS, bidirectional=9), 4)]))
+    with pytest.raises(ExecutionError, match="adapters"):
+        run.executor.run(run.batch([(run.add(IDS), 4)], adapters=np.ones(1, np.int32)))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"target": 30}, {"target": -2}, {"temperature": -1.0}, {"temperature": np.nan}, {"top_p": 1.5}, {"min_p": -0.1},
+        {"top_k": -1}, {"repetition": 0.0}, {"presence": np.nan}, {"num_logprobs": -2}, {"mask_row": 0},
+        {"history_start": [0, 0, 1]}, {"history_start": [0, 1, 0], "history_ids": [1]}, {"bias_start": [1, 0, 0]},
+        {"bias_start": [0, 0, 1], "bias_ids": [30], "bias_values": [1.0]},
+        {"bias_start": [0, 0, 1], "bias_ids": [3], "bias_values": []},
+        {"mask_row": 0, "masks": np.zeros((1, 0))},
+    ],
+)  # fmt: skip
+def test_sampling_out_of_range_is_told(wrong: dict[str, Any]) -> None:
+    run = runner()
+    with pytest.raises(ExecutionError, match="bad sampling batch"):
+        run.executor.run(replace(good(run), sampling=sampling([0, 7], 30, **wrong)))
+    with pytest.raises(ExecutionError, match="bad sampling batch: row"):
+        run.executor.run(replace(good(run), sampling=sampling([0, 8], 30)))
+
+
+def test_a_batch_without_sampling_gives_nothing_but_what_is_asked() -> None:
+    run = runner()
+    out = run.executor.run(run.batch([(run.add(IDS), 5)]))
+    assert (out.token_ids.size, out.invalid.size, out.logprobs, out.logits, out.hidden) == (0, 0, None, None, None)
+
+
+def test_a_prefill_step_may_want_no_logits() -> None:
+    run = runner()
+    seq = run.add(IDS)
+    batch = replace(run.batch([(seq, 12)]), logits_rows=np.zeros(0, np.int32))
+    run.executor.run(batch)
+    seq.computed = 12
+    np.testing.assert_array_equal(run.step([(seq, 8)])[0][0], runner().prefill(IDS)[12:])
+
+
+def test_forked_blocks() -> None:
+    """A copy of a half-filled block goes its own way."""
+    run = runner(threads=2)
+    seq = run.add(IDS[:10])
+    run.step([(seq, 10)])
+    twin = run.add(IDS[:10])
+    twin.blocks, twin.computed = [run.free.pop()], 10
+    copies = np.array([[seq.blocks[0], twin.blocks[0]]], np.int32)
+    seq.ids += [7, 8]
+    twin.ids += [20, 21]
+    (a, b), _ = run.step([(seq, 2), (twin, 2)], block_copies=copies)
+    alone = runner()
+    np.testing.assert_array_equal(a, alone.prefill([*IDS[:10], 7, 8])[10:])
+    np.testing.assert_array_equal(b, alone.prefill([*IDS[:10], 20, 21])[10:])
+    with pytest.raises(ExecutionError, match="block_copies"):
+        run.executor.run(run.batch([(run.add(IDS), 1)], block_copies=np.array([[0, 24]], np.int32)))
+
+
+def test_greedy_tokens_are_sampled_inside_the_step() -> None:
+    run = runner(threads=2)
+    out = run.executor.run(
+        run.batch([(run.add(IDS), 20)], sampling=sampling([19, 3], 30, num_logprobs=2), return_logits=True)
+    )
+    assert out.logits is not None
+    assert out.top_ids is not None
+    assert out.token_ids.tolist() == [int(out.logits[19].argmax()), int(out.logits[3].argmax())]
+    assert out.top_ids[:, 0].tolist() == out.token_ids.tolist()
+
+
+def test_memory_is_counted_as_blocks_fill() -> None:
+    run = runner()
+    memory = run.executor.memory
+    block = kv_block_bytes(LLAMA, 16, "f32")
+    assert memory.kv_reserved == 24 * block
+    assert memory.kv_used == 0
+    assert memory.weights >= sum(int(np.prod(w.shape)) * 4 for w in LLAMA.weights.values())
+    seq = run.add(IDS)
+    run.step([(seq, 16)])
+    assert run.executor.memory.kv_used == block
+    run.step([(seq, 4)])
+    assert run.executor.memory.kv_used == 2 * block
+    assert run.executor.memory.workspace > 0
+
+
+GROW = """
+from tests.executors.native.some import *
+def rss():
+    return int(next(l for l in open("/proc/self/status") if l.startswith("VmRSS")).split()[1]) // 1024
+before = rss()
+run = runner(num_blocks=1 << 20, block_size=256, max_context=1 << 17, max_tokens=1 << 12)
+program = run.executor.program
+start = rss()
+seq = run.add([1] * (1 << 14))
+for _ in range(4):
+    run.step([(seq, 1 << 12)], every_row=False)
+print(start - before, rss() - start, run.executor.memory.kv_reserved >> 20, run.executor.memory.kv_used >> 20)
+"""
+
+
+def test_kv_memory_is_address_space_until_it_fills() -> None:
+    out = subprocess.run([sys.executable, "-c", GROW], capture_output=True, text=True, check=True, timeout=100).stdout
+    made, grown, reserved, used = map(int, out.split())
+    assert reserved > 30_000
+    assert made < 64
+    assert used == (1 << 14) * 2 * 2 * 8 * 4 >> 20
+    assert used <= grown < used + 64
+
+
+def test_a_forked_child_is_told_instead_of_hanging() -> None:
+    run = runner(threads=2)
+    batch = good(run)
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            run.executor.run(batch)
+            text = "no error"
+        except ExecutionError as error:
+            text = str(error)
+        run.executor.close()
+        os.write(write, text.encode())
+        os._exit(0)
+    os.close(write)
+    text = os.read(read, 1000).decode()
+    os.close(read)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert "forked" in text
+    assert run.executor.run(batch).invalid.tolist() == [0, 0], "the parent goes on"
+
+
+def test_two_callers_at_once_are_told_or_take_turns() -> None:
+    run = runner(threads=2)
+    batch = run.batch([(run.add(IDS), 20)], sampling=sampling([19], 30))
+    want = run.executor.run(batch).token_ids.tolist()
+    errors: list[str] = []
+
+    def many() -> None:
+        for _ in range(50):
+            try:
+                assert run.executor.run(batch).token_ids.tolist() == want
+            except ExecutionError as error:
+                errors.append(str(error))
+
+    threads = [threading.Thread(target=many) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all("one caller at a time" in e for e in errors)
+
+
+def test_an_idle_team_costs_no_cpu() -> None:
+    run = runner(threads=2)
+    run.executor.run(good(run))
+    import time
+
+    time.sleep(0.05)
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.1
