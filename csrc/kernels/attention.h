@@ -142,52 +142,54 @@ inline void score_groups(const AttendBlock& b, int group0, int from) {
         for (int t = 0; t < T; t++) store(b.scores + r * kStepRows + (from + t) * 16, acc[r][t]);
 }
 
-// Masks and weighs one query row's scores of a step in place: weights of rows lo .. hi, nothing elsewhere.
-// Gives the factor by which earlier sums shrink.
-inline float weigh(const AttendBlock& b, int r, int first_row, int lo, int hi, F& mass) {
+// Masks one query row's scores of a step in place, lo <= row < hi being seen; gives the largest so far.
+inline float mask_scores(const AttendBlock& b, int r, int first_row, int lo, int hi, float peak) {
     float* scores = b.scores + r * kStepRows;
-    const int from = lo / 16, to = (hi + 15) / 16;
-    F top = set(b.peak[r]);
-    for (int g = from; g < to; g++) {
-        const int base = g * 16;
+    F top = set(peak);
+    if (lo == 0 && hi == kStepRows && b.softcap == 0 && b.slopes == nullptr) {
+#pragma GCC unroll 4
+        for (int i = 0; i < kStepRows; i += 16) top = max(top, load(scores + i));
+        return max_of(top);
+    }
+    for (int base = lo / 16 * 16; base < hi; base += 16) {
         F s = load(scores + base);
         if (b.softcap != 0) s = set(b.softcap) * tanh(s / set(b.softcap));
         if (b.slopes != nullptr) {
             constexpr float kIota[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-            const F distance = load(kIota) + set(b.distance[r] + static_cast<float>(first_row + base));
-            s = s + set(b.slopes[r]) * distance;
+            s = s + set(b.slopes[r]) * (load(kIota) + set(b.distance[r] + static_cast<float>(first_row + base)));
         }
-        const Mask seen = lanes(lo > base ? lo - base : 0, hi - base < 16 ? hi - base : 16);
-        s = select(seen, s, set(-__builtin_inff()));
+        s = select(lanes(lo > base ? lo - base : 0, hi - base < 16 ? hi - base : 16), s, set(-__builtin_inff()));
         store(scores + base, s);
         top = max(top, s);
     }
-    const float peak = max_of(top);
-    float shrink[16];
-    store(shrink, exp(set(b.peak[r] - peak)));
-    b.peak[r] = peak;
-    mass = mass * set(shrink[0]);
-    for (int g = from; g < to; g++) {
-        const F weight = exp(load(scores + g * 16) - set(peak));
-        store(scores + g * 16, weight);
-        mass = mass + weight;
-    }
-    return shrink[0];
+    return max_of(top);
 }
 
-template <KVType type, int R>
-void attend_rows(const AttendBlock& b) {
-    constexpr int kAtOnce = tiles_for(R) > kStepGroups ? kStepGroups : tiles_for(R);
-    F mass[R];
-    for (int r = 0; r < R; r++) {
-        mass[r] = zero();
-        b.peak[r] = -__builtin_inff();
-        std::memset(b.y + r * b.ldy, 0, static_cast<size_t>(b.ldy) * 4);
+// Scores to weights, in place; what is not seen weighs nothing.
+inline F weigh_scores(float* scores, int lo, int hi, float peak, F mass) {
+    if (lo == 0 && hi == kStepRows) {
+        F w[kStepGroups];
+#pragma GCC unroll 4
+        for (int g = 0; g < kStepGroups; g++) w[g] = exp(load(scores + g * 16) - set(peak));
+#pragma GCC unroll 4
+        for (int g = 0; g < kStepGroups; g++) store(scores + g * 16, w[g]), mass = mass + w[g];
+        return mass;
     }
-    for (int group0 = 0; group0 < b.groups; group0 += kStepGroups) {
-        const int first = group0 * 16;
-        int lo[R], hi[R], min_lo = kStepRows, max_lo = 0, min_hi = kStepRows, max_hi = 0;
-        bool all = true;
+    for (int base = lo / 16 * 16; base < hi; base += 16) {
+        const F w = exp(load(scores + base) - set(peak));
+        store(scores + base, w);
+        mass = mass + w;
+    }
+    return mass;
+}
+
+// What R query rows see of a step: rows lo <= row < hi of it, nothing where lo >= hi.
+template <int R>
+struct Seen {
+    int lo[R], hi[R], min_lo = kStepRows, max_lo = 0, min_hi = kStepRows, max_hi = 0;
+    bool all = true;  // every query row sees something
+
+    Seen(const AttendBlock& b, int first) {
         for (int r = 0; r < R; r++) {
             lo[r] = b.begin[r] > first ? b.begin[r] - first : 0;
             hi[r] = b.end[r] - first < kStepRows ? b.end[r] - first : kStepRows;
@@ -200,28 +202,63 @@ void attend_rows(const AttendBlock& b) {
             min_hi = hi[r] < min_hi ? hi[r] : min_hi;
             max_hi = hi[r] > max_hi ? hi[r] : max_hi;
         }
-        if (min_lo >= max_hi) continue;
-        int from = min_lo / 16;
-        const int to = (max_hi + 15) / 16;
+    }
+};
+
+// Memory of the group a step further on, while this one's is worked on.
+inline void fetch_group(const AttendBlock& b, int group, int64_t bytes) {
+    if (group >= b.groups) return;
+    for (int64_t i = 0; i < bytes; i += 64) {
+        prefetch(b.keys[group] + i);
+        prefetch(b.values[group] + i);
+    }
+}
+
+template <KVType type, int R>
+void attend_rows(const AttendBlock& b) {
+    constexpr int kAtOnce = tiles_for(R) > kStepGroups ? kStepGroups : tiles_for(R);
+    const int64_t group_bytes = b.head_dim * 16 * (type == KVType::f32 ? 4 : 2);
+    F mass[R];
+    float peak[16], top[16], shrink[16];
+    for (int r = 0; r < 16; r++) peak[r] = top[r] = -__builtin_inff();
+    for (int r = 0; r < R; r++) {
+        mass[r] = zero();
+        std::memset(b.y + r * b.ldy, 0, static_cast<size_t>(b.ldy) * 4);
+    }
+    for (int group0 = 0; group0 < b.groups; group0 += kStepGroups) {
+        const Seen<R> seen(b, group0 * 16);
+        if (seen.min_lo >= seen.max_hi) continue;
+        int from = seen.min_lo / 16;
+        const int to = (seen.max_hi + 15) / 16;
+        if (b.ahead)
+            for (int g = from; g < to; g++) fetch_group(b, group0 + kStepGroups + g, group_bytes);
         for (; from + kAtOnce <= to; from += kAtOnce) score_groups<type, R, kAtOnce>(b, group0, from);
         if constexpr (kAtOnce > 1)
             for (; from < to; from++) score_groups<type, R, 1>(b, group0, from);
-        float shrink[R];
         for (int r = 0; r < R; r++)
-            if (lo[r] < hi[r]) shrink[r] = weigh(b, r, first, lo[r], hi[r], mass[r]);
+            if (seen.lo[r] < seen.hi[r]) top[r] = mask_scores(b, r, group0 * 16, seen.lo[r], seen.hi[r], peak[r]);
+        store(shrink, exp(load(peak) - load(top)));
+        for (int r = 0; r < R; r++) {
+            if (seen.lo[r] >= seen.hi[r]) continue;
+            mass[r] = weigh_scores(b.scores + r * kStepRows, seen.lo[r], seen.hi[r], top[r], mass[r] * set(shrink[r]));
+            peak[r] = top[r];
+        }
         // Rows that all query rows see are added for all at once, the rest one by one; upwards in either case.
-        const bool together = all && min_lo == max_lo;
-        if (together) add_head<type, R>(b, group0, b.scores, min_lo, min_hi, shrink, b.y);
-        if (together && min_hi == max_hi) continue;
+        const bool together = seen.all && seen.min_lo == seen.max_lo;
+        if (together) add_head<type, R>(b, group0, b.scores, seen.min_lo, seen.min_hi, shrink, b.y);
+        if (together && seen.min_hi == seen.max_hi) continue;
         constexpr float kKeep = 1;
         for (int r = 0; r < R; r++) {
-            const int begin = together ? min_hi : lo[r];
-            if (begin >= hi[r]) continue;
-            add_head<type, 1>(b, group0, b.scores + r * kStepRows, begin, hi[r], together ? &kKeep : &shrink[r],
+            const int begin = together ? seen.min_hi : seen.lo[r];
+            if (begin >= seen.hi[r]) continue;
+            add_head<type, 1>(b, group0, b.scores + r * kStepRows, begin, seen.hi[r], together ? &kKeep : &shrink[r],
                               b.y + r * b.ldy);
         }
     }
-    for (int r = 0; r < R; r++) b.mass[r] = sum(mass[r]);
+    for (int r = 0; r < R; r++) {
+        b.peak[r] = peak[r];
+        b.mass[r] = sum(mass[r]);
+    }
 }
 
 template <KVType type, int R = kMaxRows>

@@ -37,6 +37,7 @@ struct AttendBlock {
     const int32_t* begin;  // [rows] cache rows seen: begin <= row < end, counted from the partition's first
     const int32_t* end;
     float softcap;          // 0: none
+    bool ahead;             // this panel is the first to read this partition: fetch each step's memory a step early
     const float* slopes;    // [rows] or null: alibi
     const float* distance;  // [rows] partition's first row - the query's row
     float* scores;          // [rows][kStepRows]

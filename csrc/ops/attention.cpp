@@ -200,6 +200,7 @@ struct Attention {
             b.begin = from;
             b.end = to;
             b.softcap = a.softcap;
+            b.ahead = panel == 0;
             b.slopes = a.alibi != nullptr ? slopes : nullptr;
             b.distance = distance;
             b.scores = scores;

@@ -11,7 +11,7 @@ namespace {
 constexpr const char* kIsaName = "avx512";
 constexpr int kMaxRows = 12;
 constexpr int kAccumulators = 24;
-constexpr int kMaxTiles = 8;
+constexpr int kMaxTiles = 4;
 
 struct F {
     __m512 v;
@@ -79,7 +79,8 @@ inline F dot(F acc, Line w, Line a) { return {_mm512_dpbf16_ps(acc.v, w.v, a.v)}
 
 inline Pairs broadcast_pairs(uint32_t p) { return widen_pairs(_mm512_set1_epi32(static_cast<int>(p))); }
 
-inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+// Into the second-level cache.
+inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
 }  // namespace
 }  // namespace penstock
