@@ -48,6 +48,42 @@ class _Command:
             self.future.set_exception(error)
 
 
+class OutputStream:
+    """The outputs of one accepted request, as an asynchronous iterator.
+
+    ``close`` frees the request within a step if it has not finished; idempotent, and it never waits.
+    """
+
+    def __init__(
+        self, request_id: str, outputs: asyncio.Queue[RequestOutput | BaseException], cancel: Callable[[], object]
+    ) -> None:
+        self.request_id = request_id
+        self._outputs = outputs
+        self._cancel = cancel
+        self._finished = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> RequestOutput:
+        if self._finished:
+            raise StopAsyncIteration
+        output = await self._outputs.get()
+        if isinstance(output, BaseException):
+            self._finished = True
+            raise output
+        self._finished = output.finished
+        if output.error is not None:
+            self.close()
+            raise ExecutionError(output.error)
+        return output
+
+    def close(self) -> None:
+        if not self._finished:
+            self._finished = True
+            self._cancel()
+
+
 class AsyncLLM:
     """``generate`` and ``chat`` yield outputs as they come; leaving the iterator frees the request within a step.
 
@@ -99,6 +135,16 @@ class AsyncLLM:
         """What a request gets that says nothing: the checkpoint's ``generation_config.json`` over the defaults."""
         return default_params(self.model.generation_config)
 
+    @property
+    def alive(self) -> bool:
+        """Whether the engine's thread runs."""
+        return self.failure is None and not self._closed and self._thread.is_alive()
+
+    @property
+    def stalled_for(self) -> float:
+        """Seconds since a step last ended, while there is work; 0 when idle."""
+        return time.monotonic() - self.last_progress if self.model.engine.has_work else 0.0
+
     async def call(self, function: Callable[[], Any]) -> Any:
         """Run ``function`` in the engine's thread, between two steps."""
         return await asyncio.wrap_future(self._submit(function))
@@ -117,12 +163,21 @@ class AsyncLLM:
     async def __aexit__(self, *exc: object) -> None:
         await asyncio.to_thread(self.close)
 
-    async def _stream(
-        self, prompt: Prompt, params: SamplingParams | None, request_id: str | None, options: Mapping[str, Any]
-    ) -> AsyncIterator[RequestOutput]:
+    async def submit(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        request_id: str | None = None,
+        **options: Any,
+    ) -> OutputStream:
+        """Hand an encoded prompt to the engine; returns once it is accepted, with the stream of its outputs.
+
+        ``options`` go to :meth:`Engine.add`. Raises ``RequestError`` if the request can never be served,
+        ``OverloadedError`` when the queue is full or the engine has stopped. The caller closes the stream.
+        """
         request_id = request_id or uuid4().hex
+        params = sampling_params or self.default_sampling_params()
         stream = _Stream(asyncio.get_running_loop())
-        params = params or self.default_sampling_params()
         arrival = time.monotonic()
 
         def add() -> None:
@@ -134,21 +189,22 @@ class AsyncLLM:
                 del self._streams[request_id]
                 self.frontend.cancel(request_id)
 
-        finished = False
         try:
             await self.call(add)
-            while not finished:
-                output = await stream.outputs.get()
-                if isinstance(output, BaseException):
-                    raise output
-                if output.error is not None:
-                    finished = True
-                    raise ExecutionError(output.error)
-                finished = output.finished
+        except BaseException:
+            self._submit(cancel)
+            raise
+        return OutputStream(request_id, stream.outputs, lambda: self._submit(cancel))
+
+    async def _stream(
+        self, prompt: Prompt, params: SamplingParams | None, request_id: str | None, options: Mapping[str, Any]
+    ) -> AsyncIterator[RequestOutput]:
+        stream = await self.submit(prompt, params, request_id, **options)
+        try:
+            async for output in stream:
                 yield output
         finally:
-            if not finished:
-                self._submit(cancel)
+            stream.close()
 
     def _submit(self, function: Callable[[], Any]) -> Future[Any]:
         command = _Command(function)
@@ -179,6 +235,8 @@ class AsyncLLM:
                 return True
             if command is None:
                 return False
+            if block:
+                self.last_progress = time.monotonic()
             command.run()
             block = not self.model.engine.has_work
 

@@ -1,0 +1,119 @@
+"""The requests of one HTTP call, in the engine: handed over together, read together, freed together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from penstock.async_llm import OutputStream
+from penstock.frontend import Prompt
+from penstock.server.state import Served
+from penstock.types import RequestOutput, SamplingParams
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens of a call so far."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+
+
+class Answers:
+    """Several prompts under way with one model. ``close`` frees them all."""
+
+    def __init__(self, served: Served, count: int) -> None:
+        self.served = served
+        self.usage = Usage()
+        self._streams: list[OutputStream | None] = [None] * count
+        self._generated = [0] * count
+
+    @classmethod
+    async def submit(
+        cls, served: Served, prompts: Sequence[Prompt], params: SamplingParams, options: Mapping[str, Any] | None = None
+    ) -> Answers:
+        """Returns when all are accepted. Raises ``RequestError`` or ``OverloadedError``, with none left behind."""
+        self = cls(served, len(prompts))
+        self.usage.prompt = sum(len(p.token_ids) for p in prompts)
+
+        async def one(i: int, prompt: Prompt) -> None:
+            self._streams[i] = await served.llm.submit(prompt, params, f"http-{uuid4().hex}", **(options or {}))
+
+        try:
+            if len(prompts) == 1:
+                await one(0, prompts[0])
+            else:
+                async with asyncio.TaskGroup() as group:
+                    for i, prompt in enumerate(prompts):
+                        group.create_task(one(i, prompt))
+        except BaseExceptionGroup as errors:
+            self.close()
+            raise errors.exceptions[0] from None
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    async def outputs(self) -> AsyncIterator[tuple[int, RequestOutput]]:
+        """(prompt number, output) as they come, of all prompts."""
+        if len(self._streams) == 1:
+            async for output in self._one(0):
+                yield 0, output
+            return
+        queue: asyncio.Queue[tuple[int, RequestOutput | BaseException | None]] = asyncio.Queue()
+
+        async def pump(i: int) -> None:
+            try:
+                async for output in self._one(i):
+                    queue.put_nowait((i, output))
+                queue.put_nowait((i, None))
+            except Exception as error:
+                queue.put_nowait((i, error))
+
+        tasks = [asyncio.create_task(pump(i)) for i in range(len(self._streams))]
+        try:
+            left = len(tasks)
+            while left:
+                i, found = await queue.get()
+                if found is None:
+                    left -= 1
+                elif isinstance(found, BaseException):
+                    raise found
+                else:
+                    yield i, found
+        finally:
+            for task in tasks:
+                task.cancel()
+            self.close()
+
+    async def finals(self) -> list[RequestOutput]:
+        """The last output of every prompt (for ``FINAL_ONLY`` requests: the only one)."""
+        try:
+            found = [[output async for output in self._one(i)] for i in range(len(self._streams))]
+        finally:
+            self.close()
+        return [outputs[-1] for outputs in found]
+
+    def close(self) -> None:
+        for stream in self._streams:
+            if stream is not None:
+                stream.close()
+
+    async def _one(self, i: int) -> AsyncIterator[RequestOutput]:
+        stream = self._streams[i]
+        assert stream is not None
+        first = True
+        async for output in stream:
+            new = sum(len(answer.token_ids) for answer in output.outputs)
+            self._generated[i] += new
+            self.usage.completion += new
+            if first:
+                self.usage.cached += output.num_cached_tokens
+                first = False
+            if output.finished and output.metrics is not None:
+                self.served.metrics.finished(output.metrics, len(output.prompt_token_ids), self._generated[i])
+            yield output

@@ -1,0 +1,42 @@
+"""The ASGI application: the dialects that are switched on, behind one edge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.types import ASGIApp
+
+from penstock.async_llm import AsyncLLM
+from penstock.server.edge import Edge
+from penstock.server.http import Dialect
+from penstock.server.options import ServerOptions
+from penstock.server.state import State, make_state
+
+
+def create_app(models: Mapping[str, AsyncLLM], options: ServerOptions | None = None) -> ASGIApp:
+    """An application that serves ``models`` by name. The models stay the caller's to close."""
+    return build(make_state(models, options or ServerOptions()))
+
+
+def build(state: State) -> ASGIApp:
+    app: ASGIApp = Edge(state, dialects(state.options))
+    origins = state.options.allowed_origins
+    if origins:
+        from starlette.middleware.cors import CORSMiddleware
+
+        app = CORSMiddleware(
+            app,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id"],
+        )
+    return app
+
+
+def dialects(options: ServerOptions) -> list[Dialect]:
+    from penstock.server.openai import routes as openai
+
+    found = [openai.operations()]
+    every = {"openai": openai.dialect}
+    return found + [make() for name, make in every.items() if name not in options.disabled_dialects]

@@ -1,0 +1,236 @@
+"""Where HTTP ends and handlers begin: routes, checks, the body, the client's presence, and every error."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qsl
+from uuid import uuid4
+
+from starlette.routing import compile_path
+from starlette.types import Message, Receive, Scope, Send
+
+from penstock.server.disconnect import unless_gone
+from penstock.server.errors import ClientGone, HttpError, Problem, not_found, problem
+from penstock.server.http import Call, Dialect, Endpoint, Reply, Stream, encode
+from penstock.server.limits import check_content_type, check_host, check_origin, read_body
+from penstock.server.protocol import TRANSPORT
+from penstock.server.state import State
+
+logger = logging.getLogger("penstock.access")
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class Edge:
+    """The ASGI application. ``dialects``: the first one's error form is for paths that nobody claims."""
+
+    def __init__(self, state: State, dialects: Sequence[Dialect]) -> None:
+        self.state = state
+        self.dialects = dialects
+        self._exact: dict[str, dict[str, tuple[Endpoint, Dialect]]] = {}
+        self._patterns: list[tuple[re.Pattern[str], dict[str, tuple[Endpoint, Dialect]]]] = []
+        for dialect in dialects:
+            for endpoint in dialect.endpoints:
+                self._add(endpoint, dialect)
+
+    def _add(self, endpoint: Endpoint, dialect: Dialect) -> None:
+        if "{" not in endpoint.path:
+            self._exact.setdefault(endpoint.path, {}).setdefault(endpoint.method, (endpoint, dialect))
+            return
+        pattern, _, _ = compile_path(endpoint.path)
+        methods = next((m for p, m in self._patterns if p.pattern == pattern.pattern), None)
+        if methods is None:
+            methods = {}
+            self._patterns.append((pattern, methods))
+        methods.setdefault(endpoint.method, (endpoint, dialect))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await _Exchange(self, scope, receive, send).run()
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})
+
+    def route(self, scope: Scope) -> tuple[Endpoint, Dialect, dict[str, str]]:
+        """Raises 404 or 405."""
+        path, method = scope["path"], scope["method"]
+        methods, params = self._exact.get(path) or self._exact.get(path.rstrip("/")), {}
+        if methods is None:
+            for pattern, candidates in self._patterns:
+                match = pattern.match(path)
+                if match:
+                    methods, params = candidates, match.groupdict()
+                    break
+        if methods is None:
+            raise not_found(f"there is nothing at {path[:200]}", "not_found")
+        found = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
+        if found is None:
+            allowed = ", ".join(sorted(methods))
+            raise HttpError(
+                405, "method_not_allowed", f"{path} wants {allowed}, not {method[:20]}", headers={"Allow": allowed}
+            )
+        return (*found, params)
+
+    def dialect_of(self, path: str) -> Dialect:
+        """Whose error form a path gets before it is routed."""
+        for dialect in self.dialects:
+            if path.startswith(dialect.prefixes) if dialect.prefixes else False:
+                return dialect
+        return self.dialects[0]
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, edge: Edge, scope: Scope, receive: Receive, send: Send) -> None:
+        self.edge, self.state = edge, edge.state
+        self.scope, self.receive, self._asgi_send = scope, receive, send
+        self.headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        given = self.headers.get("x-request-id", "")
+        self.request_id = given if _SAFE_ID.fullmatch(given) else uuid4().hex
+        self.dialect = edge.dialect_of(scope["path"])
+        self.status = 0
+        self.route = "unmatched"
+        self.began = time.perf_counter()
+
+    async def run(self) -> None:
+        try:
+            await self._serve()
+        except ClientGone:
+            self.state.metrics.disconnects += 1
+            self.status = self.status or 499
+        except Exception as error:
+            await self._answer_error(problem(error))
+        finally:
+            self.state.metrics.responses[self.route, self.status] += 1
+            if self.state.options.log_requests:
+                self._log()
+
+    async def _serve(self) -> None:
+        state, headers = self.state, self.headers
+        check_host(headers, state.options)
+        endpoint, self.dialect, params = self._route()
+        if not endpoint.public:
+            state.keys.check(headers)
+        check_origin(headers, state.options)
+        body = b""
+        if endpoint.method == "POST":
+            if not endpoint.raw:
+                check_content_type(headers)
+            body = await read_body(self.receive, headers, state.options)
+        query = dict(parse_qsl(self.scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=64))
+        call = Call(state, self.scope, body, self.request_id, headers, params, query)
+        if endpoint.public:
+            await self._work(endpoint, call)
+            return
+        state.admit()
+        await unless_gone(self.receive, self._tracked(endpoint, call))
+
+    def _route(self) -> tuple[Endpoint, Dialect, dict[str, str]]:
+        """The route; where keys are wanted, nobody without one learns which paths there are."""
+        try:
+            found = self.edge.route(self.scope)
+        except HttpError:
+            self.state.keys.check(self.headers)
+            raise
+        self.route = found[0].path
+        return found
+
+    async def _tracked(self, endpoint: Endpoint, call: Call) -> None:
+        """The work, where a drain that has run out of patience can find it."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.state.tasks.add(task)
+        try:
+            await self._work(endpoint, call)
+        except asyncio.CancelledError as error:
+            if not self.state.aborting:
+                raise
+            await self._answer_error(problem(error))
+        except ClientGone:
+            raise
+        except Exception as error:
+            await self._answer_error(problem(error))
+        finally:
+            self.state.tasks.discard(task)
+
+    async def _work(self, endpoint: Endpoint, call: Call) -> None:
+        answer = await endpoint.handler(call)
+        if isinstance(answer, Reply):
+            await self._start(answer.status, answer.content_type, answer.headers, len(answer.body))
+            await self._send({"type": "http.response.body", "body": b"" if self._head else answer.body})
+        else:
+            await self._stream(answer)
+
+    async def _stream(self, stream: Stream) -> None:
+        try:
+            await self._start(
+                200, stream.content_type, {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **stream.headers}
+            )
+            try:
+                async for piece in stream.pieces:
+                    await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+            except ClientGone:
+                raise
+            except asyncio.CancelledError as error:
+                if not self.state.aborting:
+                    raise
+                await self._send_failed(stream, error)
+            except Exception as error:
+                await self._send_failed(stream, error)
+            await self._send({"type": "http.response.body", "body": b""})
+        finally:
+            stream.close()
+
+    async def _send_failed(self, stream: Stream, error: BaseException) -> None:
+        await self._send({"type": "http.response.body", "body": stream.failed(problem(error)), "more_body": True})
+
+    async def _answer_error(self, found: Problem) -> None:
+        """Tell the client, unless an answer has begun already."""
+        if self.status:
+            return
+        body = encode(self.dialect.error_body(found))
+        try:
+            await self._start(found.status, "application/json", found.headers, len(body))
+            await self._send({"type": "http.response.body", "body": b"" if self._head else body})
+        except ClientGone:
+            self.state.metrics.disconnects += 1
+
+    @property
+    def _head(self) -> bool:
+        return bool(self.scope["method"] == "HEAD")
+
+    async def _start(
+        self, status: int, content_type: str, headers: Mapping[str, str], length: int | None = None
+    ) -> None:
+        self.status = status
+        every = {"Content-Type": content_type, "X-Request-Id": self.request_id, **headers}
+        if length is not None:
+            every["Content-Length"] = str(length)
+        raw = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in every.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def _send(self, message: Message) -> None:
+        """Send; a client that does not read within ``write_timeout`` is dropped."""
+        try:
+            async with asyncio.timeout(self.state.options.write_timeout):
+                await self._asgi_send(message)
+        except TimeoutError:
+            transport: Any = self.scope.get(TRANSPORT)
+            if transport is not None:
+                transport.abort()
+            raise ClientGone from None
+        except OSError:
+            raise ClientGone from None
+
+    def _log(self) -> None:
+        took = (time.perf_counter() - self.began) * 1e3
+        logger.info(
+            "%s %s %d %.1f ms id=%s", self.scope["method"][:16], self.scope["raw_path"].decode("latin-1")[:200],
+            self.status, took, self.request_id,
+        )  # fmt: skip

@@ -1,0 +1,3 @@
+"""OpenAI's dialect, with vLLM's additions."""
+
+from __future__ import annotations

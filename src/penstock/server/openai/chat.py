@@ -1,0 +1,181 @@
+"""``/v1/chat/completions``: a conversation to the next message."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from penstock.errors import RequestError
+from penstock.server.answers import Answers
+from penstock.server.body import parse, read
+from penstock.server.http import Call, Reply, Stream, encode, reply
+from penstock.server.openai import adapt
+from penstock.server.openai.errors import error_body
+from penstock.server.openai.schema import HARMLESS, REFUSED, ChatRequest
+from penstock.server.prompts import render_chat
+from penstock.server.sse import DONE, HOLE, Template, event
+from penstock.server.state import Served
+from penstock.types import CompletionOutput, RequestOutput, SamplingParams
+
+MAX_TOP_LOGPROBS = 20
+
+
+async def chat(call: Call) -> Reply | Stream:
+    request = read(parse(call.body), ChatRequest, HARMLESS, REFUSED)
+    served = call.state.find(request.model)
+    work = _Chat(request, served, adapt.answer_id("chatcmpl", request, call.request_id))
+    prompt = await render_chat(
+        served.llm,
+        request.messages,
+        tools=request.tools,
+        documents=request.documents,
+        add_generation_prompt=request.add_generation_prompt is not False,
+        continue_final_message=bool(request.continue_final_message),
+        kwargs=request.chat_template_kwargs,
+        truncation=adapt.truncation(request, served.llm.model.max_model_len),
+    )
+    answers = await Answers.submit(served, [prompt], work.params, adapt.engine_options(request))
+    if request.stream:
+        return Stream(work.chunks(answers), lambda p: event(error_body(p)) + DONE, answers.close)
+    (output,) = await answers.finals()
+    return reply(work.whole(output, answers))
+
+
+@dataclass(slots=True)
+class _Chat:
+    """One request: its parameters, and how its answers are written."""
+
+    request: ChatRequest
+    served: Served
+    id: str
+    params: SamplingParams = field(init=False)
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        request = self.request
+        _check_fields(request)
+        top = None
+        if request.logprobs:
+            top = request.top_logprobs or 0
+        elif request.top_logprobs:
+            raise RequestError("top_logprobs needs logprobs: true", "top_logprobs")
+        limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
+        default = self.served.llm.default_sampling_params()
+        self.params = adapt.sampling_params(request, default, logprobs=top, max_tokens=limit)
+
+    @property
+    def head(self) -> dict[str, Any]:
+        kind = "chat.completion.chunk" if self.request.stream else "chat.completion"
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.served.name,
+            "system_fingerprint": self.served.fingerprint,
+            "service_tier": "default",
+        }
+
+    def whole(self, output: RequestOutput, answers: Answers) -> dict[str, Any]:
+        found = {
+            **self.head,
+            "choices": [self._whole_choice(answer) for answer in output.outputs],
+            "usage": adapt.usage(answers.usage),
+        }
+        if self.request.prompt_logprobs is not None:
+            found["prompt_logprobs"] = adapt.prompt_logprobs(output.prompt_logprobs)
+        if self.request.return_token_ids:
+            found["prompt_token_ids"] = output.prompt_token_ids
+        return found
+
+    def _whole_choice(self, answer: CompletionOutput) -> dict[str, Any]:
+        text = self._echoed() + answer.text
+        choice: dict[str, Any] = {
+            "index": answer.index,
+            "message": {"role": "assistant", "content": text, "refusal": None, "annotations": [], "tool_calls": None},
+            "logprobs": self._logprobs(answer),
+            "finish_reason": answer.finish_reason,
+            "stop_reason": answer.stop_reason,
+        }
+        del choice["message"]["tool_calls"]
+        if self.request.return_token_ids:
+            choice["token_ids"] = list(answer.token_ids)
+        return choice
+
+    def _echoed(self) -> str:
+        """With ``echo``, the message that the answer continues."""
+        last = self.request.messages[-1] if self.request.echo and self.request.messages else {}
+        content = last.get("content")
+        return content if isinstance(content, str) and last.get("role") == "assistant" else ""
+
+    def _logprobs(self, answer: CompletionOutput) -> dict[str, Any] | None:
+        if not self.request.logprobs:
+            return None
+        tokenizer, as_ids = self.served.llm.model.tokenizer, bool(self.request.return_tokens_as_token_ids)
+        top = self.request.top_logprobs or 0
+        return adapt.chat_logprobs(answer.token_ids, answer.logprobs or (), top, tokenizer, as_ids)
+
+    async def chunks(self, answers: Answers) -> AsyncIterator[bytes]:
+        options = self.request.stream_options
+        with_usage = bool(options and options.include_usage)
+        running_usage = with_usage and bool(options and options.continuous_usage_stats)
+        quiet = {"logprobs": None, "finish_reason": None, "stop_reason": None}
+        quick_choice = {"index": HOLE, "delta": {"content": HOLE}, **quiet}
+        quick = Template({**self.head, "choices": [quick_choice], **({"usage": None} if with_usage else {})})
+        full = Template({**self.head, "choices": [HOLE], **({"usage": HOLE} if with_usage else {})})
+        rich = bool(self.request.logprobs or self.request.return_token_ids or running_usage)
+        done = [False] * self.params.n
+
+        def chunk(index: int, delta: dict[str, Any], **more: Any) -> bytes:
+            holes = [encode({"index": index, "delta": delta, **quiet, **more})]
+            if with_usage:
+                holes.append(encode(adapt.usage(answers.usage)) if running_usage else b"null")
+            return full(*holes)
+
+        for index in range(self.params.n):
+            yield chunk(index, {"role": "assistant", "content": self._echoed()})
+        async for _, output in answers.outputs():
+            out = []
+            for answer in output.outputs:
+                index = answer.index
+                if done[index]:
+                    continue
+                if rich and answer.token_ids:
+                    more = {"token_ids": list(answer.token_ids)} if self.request.return_token_ids else {}
+                    out.append(chunk(index, {"content": answer.text}, logprobs=self._logprobs(answer), **more))
+                elif answer.text:
+                    out.append(quick(b"%d" % index, encode(answer.text)))
+                if answer.finish_reason is not None:
+                    done[index] = True
+                    out.append(chunk(index, {}, finish_reason=answer.finish_reason, stop_reason=answer.stop_reason))
+            if out:
+                yield b"".join(out)
+        if with_usage:
+            yield event({**self.head, "choices": [], "usage": adapt.usage(answers.usage)})
+        yield DONE
+
+
+def _check_fields(request: ChatRequest) -> None:
+    if request.best_of is not None and request.best_of != 1:
+        raise RequestError("best_of belongs to /v1/completions: use n", "best_of")
+    top = request.top_logprobs
+    if top is not None and not 0 <= top <= MAX_TOP_LOGPROBS:
+        raise RequestError(f"top_logprobs must be from 0 to {MAX_TOP_LOGPROBS}, got {top}", "top_logprobs")
+    kind = (request.response_format or {}).get("type", "text")
+    if kind != "text":
+        raise RequestError(
+            f"response_format of type {kind!r} asks for constrained output, which is not available in this version: "
+            "use {'type': 'text'}",
+            "response_format",
+        )
+    if request.continue_final_message and request.add_generation_prompt:
+        raise RequestError(
+            "continue_final_message and add_generation_prompt exclude each other", "continue_final_message"
+        )
+    if request.max_tokens is not None and request.max_completion_tokens not in (None, request.max_tokens):
+        raise RequestError(
+            f"max_tokens ({request.max_tokens}) and max_completion_tokens ({request.max_completion_tokens}) disagree: "
+            "give one",
+            "max_completion_tokens",
+        )

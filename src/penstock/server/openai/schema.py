@@ -1,0 +1,131 @@
+"""What comes in, in OpenAI's dialect and with vLLM's additions. ``None`` is "not given"."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class StreamOptions(msgspec.Struct, kw_only=True):
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class Generation(msgspec.Struct, kw_only=True):
+    """Fields that completions and chats share."""
+
+    model: str | None = None
+    n: int | None = None
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    logit_bias: dict[str, float] | None = None
+    allowed_token_ids: list[int] | None = None
+    skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    prompt_logprobs: int | None = None
+    truncate_prompt_tokens: int | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    add_special_tokens: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    priority: int | None = None
+    cache_salt: str | None = None
+    request_id: str | None = None
+    echo: bool | None = None
+
+
+class CompletionRequest(Generation, kw_only=True):
+    prompt: str | list[str | int | list[int]] | None = None
+    best_of: int | None = None
+    logprobs: int | None = None
+
+
+class ChatRequest(Generation, kw_only=True):
+    messages: list[dict[str, Any]]
+    best_of: int | None = None
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    documents: list[dict[str, Any]] | None = None
+    reasoning_effort: str | None = None
+
+
+class TokenizeRequest(msgspec.Struct, kw_only=True):
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+
+
+class DetokenizeRequest(msgspec.Struct, kw_only=True):
+    tokens: list[int]
+    model: str | None = None
+    skip_special_tokens: bool | None = None
+
+
+HARMLESS = frozenset({
+    "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+    "prompt_cache_options", "moderation", "prediction", "session_id", "include_reasoning", "mm_processor_kwargs",
+})  # fmt: skip
+"""Names that clients send and that cannot change the text of an answer here."""
+
+_NOT_YET = "is not available in this version: leave it out"
+_CONSTRAINED = "asks for constrained output, which is not available in this version: leave it out"
+REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "suffix": (("",), "asks for text in the middle, which these models are not trained for: leave it out"),
+    "use_beam_search": ((False,), _NOT_YET),
+    "length_penalty": ((1, 1.0), "belongs to beam search, which is not available in this version: leave it out"),
+    "early_stopping": ((False,), "belongs to beam search, which is not available in this version: leave it out"),
+    "bad_words": (([],), _NOT_YET),
+    "logprob_token_ids": (([],), _NOT_YET),
+    "prompt_embeds": ((), "is not accepted: requests bring text or token ids"),
+    "structured_outputs": ((), _CONSTRAINED),
+    "guided_json": ((), _CONSTRAINED),
+    "guided_regex": ((), _CONSTRAINED),
+    "guided_choice": ((), _CONSTRAINED),
+    "guided_grammar": ((), _CONSTRAINED),
+    "guided_decoding_backend": ((), _CONSTRAINED),
+    "chat_template": ((), "is not accepted from requests: give it to the server with --chat-template"),
+    "chat_template_content_format": (("auto",), "is chosen by the server: leave it out"),
+    "audio": ((), "is not available: these models write text"),
+    "modalities": ((["text"],), "can only be ['text']: these models write text"),
+    "functions": (([],), "is an old name: use tools"),
+    "function_call": (("none", "auto"), "is an old name: use tool_choice"),
+    "web_search_options": ((), "is not available: this server searches nothing"),
+    "verbosity": (("medium",), "is not understood by these models: leave it out"),
+    "thinking_token_budget": ((), _NOT_YET),
+    "repetition_detection": ((), _NOT_YET),
+    "vllm_xargs": (({},), _NOT_YET),
+    "kv_transfer_params": ((), _NOT_YET),
+    "logits_processors": (([],), "is not accepted: requests bring no code"),
+    "return_prompt_text": ((False,), _NOT_YET),
+}
+"""Names that are known and not available: the values that change nothing, and the reason."""

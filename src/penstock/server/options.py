@@ -1,0 +1,82 @@
+"""What can be configured of the server. Light to import: the command line makes its flags from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from penstock.errors import ConfigError
+
+DIALECTS = ("openai", "tgi", "anthropic", "ollama", "llama_server", "demo")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """Sizes in bytes, times in seconds.
+
+    ``host`` is loopback unless told otherwise; ``port`` 0 takes a free one. ``api_keys`` / ``api_key_file`` (one a
+    line) guard every route but liveness. ``allowed_hosts``: Host headers taken besides loopback names when bound to
+    loopback (``*``: any). ``allowed_origins``: web pages of other origins that may call (CORS); none by default.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: tuple[str, ...] = ()
+    api_key_file: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    disabled_dialects: tuple[str, ...] = ()
+    max_body: int = 32 << 20
+    max_header: int = 32 << 10
+    max_connections: int = 2048
+    max_requests: int = 4096
+    header_timeout: float = 20.0
+    body_timeout: float = 60.0
+    write_timeout: float = 60.0
+    keep_alive: float = 30.0
+    drain_timeout: float = 30.0
+    watchdog_timeout: float = 120.0
+    log_requests: bool = True
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("port", 0, 65535), ("max_body", 1024, 1 << 32), ("max_header", 1024, 1 << 24),
+            ("max_connections", 1, 1 << 20), ("max_requests", 1, 1 << 20),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise ConfigError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
+        for name in ("header_timeout", "body_timeout", "write_timeout", "keep_alive", "watchdog_timeout"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 < value <= 86400:
+                raise ConfigError(f"{name} must be seconds above 0, at most 86400, got {value!r}")
+        if not isinstance(self.drain_timeout, int | float) or not 0 <= self.drain_timeout <= 86400:
+            raise ConfigError(f"drain_timeout must be seconds from 0 to 86400, got {self.drain_timeout!r}")
+        for name in self.disabled_dialects:
+            if name not in DIALECTS:
+                raise ConfigError(f"disabled_dialects: '{name}' is not one of {', '.join(DIALECTS)}")
+
+    @property
+    def loopback(self) -> bool:
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+
+def split(options: Mapping[str, Any]) -> tuple[ServerOptions, dict[str, Any]]:
+    """Flat options as (the server's, the rest, which are the engine's). ``api_key`` is one key or several."""
+    names = {f.name for f in fields(ServerOptions)}
+    mine: dict[str, Any] = {
+        k: _tuple(v) if k in TUPLES else v for k, v in options.items() if k in names and v is not None
+    }
+    keys = options.get("api_key")
+    if keys:
+        mine["api_keys"] = (*mine.get("api_keys", ()), *_tuple(keys))
+    rest = {k: v for k, v in options.items() if k not in names and k != "api_key"}
+    return ServerOptions(**mine), rest
+
+
+TUPLES = frozenset({"api_keys", "allowed_hosts", "allowed_origins", "disabled_dialects"})
+
+
+def _tuple(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)

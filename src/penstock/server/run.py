@@ -1,0 +1,164 @@
+"""Starting and stopping a server: the socket first, then the model, then requests; and a drain at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from penstock.assemble import LoadProgress
+from penstock.async_llm import AsyncLLM
+from penstock.errors import ConfigError
+from penstock.server.app import build
+from penstock.server.options import ServerOptions, split
+from penstock.server.protocol import protocol
+from penstock.server.state import State, make_state
+
+logger = logging.getLogger(__name__)
+
+
+def serve(
+    options: Mapping[str, Any],
+    *,
+    progress: LoadProgress | None = None,
+    ready: Callable[[str, State], None] | None = None,
+) -> int:
+    """Load the model that ``options`` name and serve it until told to stop; the exit status.
+
+    ``options``: those of the server (``ServerOptions``) and of the engine, flat. ``ready`` is called with the URL when
+    requests are taken; without it, one line is printed. Raises ``ConfigError`` when the port is taken.
+    """
+    mine, engine = split(options)
+    listener = bind(mine.host, mine.port)
+    try:
+        llm = AsyncLLM(engine.pop("model", None), progress=progress, **engine)
+    except BaseException:
+        listener.close()
+        raise
+    try:
+        state = make_state({llm.model.name: llm}, mine)
+        url = address(listener)
+        tell = ready or _print_ready
+        return asyncio.run(_serve(state, listener, lambda: tell(url, state)))
+    finally:
+        listener.close()
+        llm.close()
+
+
+async def _serve(state: State, listener: socket.socket, ready: Callable[[], None]) -> int:
+    await make_server(state, ready).serve(sockets=[listener])
+    return 1 if state.trouble() else 0
+
+
+def make_server(state: State, ready: Callable[[], None] = lambda: None) -> DrainingServer:
+    """``ready`` is called when connections are taken."""
+    options = state.options
+    config = uvicorn.Config(
+        build(state),
+        http=protocol(options),
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=2048,
+        timeout_keep_alive=int(options.keep_alive) or 1,
+        timeout_graceful_shutdown=5,
+        h11_max_incomplete_event_size=options.max_header,
+    )
+    return DrainingServer(config, state, ready)
+
+
+class DrainingServer(uvicorn.Server):
+    """On the first signal: no new requests, running ones end by themselves or after ``drain_timeout``. Second: now."""
+
+    def __init__(self, config: uvicorn.Config, state: State, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.state = state
+        self._ready = ready
+        self._drain_until = 0.0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """As uvicorn's, without raising the signals again at the end: a drained server has ended well."""
+        try:
+            old = {s: signal.signal(s, self.handle_exit) for s in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread
+            yield
+            return
+        try:
+            yield
+        finally:
+            for each, handler in old.items():
+                signal.signal(each, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.state.draining:
+            self._drain_until = 0.0
+            return
+        self.state.draining = True
+        self._drain_until = time.monotonic() + self.state.options.drain_timeout
+        logger.info("draining: %d requests under way", len(self.state.tasks))
+
+    async def on_tick(self, counter: int) -> bool:
+        if self.state.draining and not self.should_exit:
+            if not self.state.tasks:
+                self.should_exit = True
+            elif time.monotonic() >= self._drain_until:
+                self.state.abort_all()
+                await asyncio.sleep(0.2)  # let the last events out
+                self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet: a taken port is told before minutes of loading."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        raise ConfigError(f"host '{host}' is no address of this machine: check --host") from None
+    family, kind, proto, _, where = found[0]
+    listener = socket.socket(family, kind, proto)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(where)
+    except OSError as error:
+        listener.close()
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigError(f"cannot listen on {host} port {port}: {reason}; choose another with --port") from None
+    listener.set_inheritable(False)
+    return listener
+
+
+def address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = "localhost"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _print_ready(url: str, state: State) -> None:
+    names = ", ".join(state.served)
+    sys.stdout.write(f"penstock is ready at {url} (model {names}; OpenAI API at {url}/v1)\n")
+    sys.stdout.flush()
+
+
+__all__ = ["ServerOptions", "address", "bind", "make_server", "serve"]

@@ -1,0 +1,98 @@
+"""What all requests of a server share: models, options, keys, metrics, and who is being served now."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from penstock._version import __version__
+from penstock.async_llm import AsyncLLM
+from penstock.errors import ConfigError, OverloadedError, nearest
+from penstock.server.auth import Keys, load_keys
+from penstock.server.errors import HttpError, not_found
+from penstock.server.metrics import Metrics, ModelMetrics
+from penstock.server.options import ServerOptions
+
+ANY_MODEL = frozenset({"", "tgi", "dummy", "default"})
+"""Names that clients send who do not care which model answers."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """A model on the port. ``created``: when it was loaded, Unix seconds."""
+
+    name: str
+    llm: AsyncLLM
+    metrics: ModelMetrics
+    fingerprint: str
+    created: int
+    aliases: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True, eq=False)
+class State:
+    """``tasks``: requests being worked on. ``draining``: only those, no new ones. ``aborting``: not even those."""
+
+    options: ServerOptions
+    served: dict[str, Served]
+    keys: Keys
+    metrics: Metrics
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    draining: bool = False
+    aborting: bool = False
+
+    def find(self, name: str | None, param: str = "model") -> Served:
+        """The model of that name (or path); the first one for clients that do not care. Raises 404."""
+        first = next(iter(self.served.values()))
+        if name is None:
+            return first
+        found = self.served.get(name) or next((s for s in self.served.values() if name in s.aliases), None)
+        if found is not None:
+            return found
+        if name in ANY_MODEL:
+            return first
+        known = ", ".join(f"'{n}'" for n in self.served)
+        shown = name if len(name) <= 128 else name[:125] + "..."
+        raise not_found(
+            f"no model '{shown}' here; served: {known}{nearest(shown, self.served)}", "model_not_found", param
+        )
+
+    def admit(self) -> None:
+        """Raises when no new request is taken."""
+        if self.draining:
+            raise HttpError(503, "shutting_down", "the server is shutting down", headers={"Retry-After": "5"})
+        if len(self.tasks) >= self.options.max_requests:
+            raise OverloadedError(f"{len(self.tasks)} requests are under way, the most that are taken; try again")
+
+    def trouble(self) -> str | None:
+        """Why the server is not healthy; None when it is."""
+        for served in self.served.values():
+            if not served.llm.alive:
+                return f"the engine of '{served.name}' has stopped"
+            if served.llm.stalled_for > self.options.watchdog_timeout:
+                return f"the engine of '{served.name}' has made no step for {served.llm.stalled_for:.0f} s"
+        return None
+
+    def abort_all(self) -> None:
+        """End every request now, each with an error."""
+        self.aborting = True
+        for task in list(self.tasks):
+            task.cancel()
+
+
+def make_state(models: Mapping[str, AsyncLLM], options: ServerOptions) -> State:
+    """Raises ``ConfigError`` without a model or with an empty key."""
+    if not models:
+        raise ConfigError("no model to serve: name one with --model")
+    metrics = Metrics()
+    served = {}
+    for name, llm in models.items():
+        path = str(llm.model.path)
+        aliases = frozenset({path, path.rstrip("/") + "/", llm.model.path.name, str(llm.model.config.model.model)})
+        facts = f"{__version__}|{sorted(llm.model.resolved.items())}".encode()
+        digest = "ps_" + blake2b(facts, digest_size=6).hexdigest()
+        served[name] = Served(name, llm, metrics.add(name, llm), digest, int(time.time()), aliases)
+    return State(options, served, load_keys(options.api_keys, options.api_key_file), metrics)
