@@ -135,6 +135,17 @@ def test_continue_final_message_as_transformers(oracle: Any, final: str) -> None
         assert template.render(messages, continue_final_message=True).text.rstrip() == wanted.rstrip()
 
 
+@pytest.mark.parametrize("final", ["im", "a", "<|im_end|>", " x ", "end|"])
+def test_continued_text_may_look_like_the_template(final: str) -> None:
+    rendered = ChatTemplate(CHATML).render([USER, {"role": "assistant", "content": final}], continue_final_message=True)
+    assert rendered.text.endswith(f"<|im_start|>assistant\n{final}")
+
+
+def test_template_without_the_message_to_be_continued() -> None:
+    with pytest.raises(TemplateError, match="does not show the last message"):
+        ChatTemplate("{{ messages[0].content }}").render([USER, ANSWER], continue_final_message=True)
+
+
 def test_published_renderings() -> None:
     qwen = chat_template(real("qwen2")).render([USER | {"content": "你好"}])
     assert qwen.text == (

@@ -123,6 +123,14 @@ class TestControlTokens:
         assert tokenizer.encode("<|new|>") == [size]
         assert size in tokenizer.special_ids
 
+    def test_token_which_only_the_configuration_calls_special(self, bpe: Path) -> None:
+        spec = json.loads((bpe / "tokenizer.json").read_text())
+        next(token for token in spec["added_tokens"] if token["content"] == "<|end|>")["special"] = False
+        (bpe / "tokenizer.json").write_text(json.dumps(spec))
+        tokenizer = Tokenizer.from_folder(configure(bpe, eos_token="<|end|>"))
+        assert tokenizer.decode(tokenizer.encode("hi<|end|>")) == "hi"
+        assert not tokenizer.eos_ids & set(tokenizer.encode("<|end|>", parse_special=False))
+
     def test_added_token_takes_the_place_of_a_piece(self, tmp_path: Path) -> None:
         model = tiny_spm(("[UNUSED_1]",))
         place = Tokenizer.from_folder(spm_folder(tmp_path, model)).token_to_id("[UNUSED_1]")
@@ -314,6 +322,25 @@ class TestDamage:
         (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1}')
         (tmp_path / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
         self.check(tmp_path, "merges.txt")
+
+    @given(changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6))
+    @pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.json"])
+    def test_changed_bytes_never_fail_later(
+        self, name: str, changes: list[tuple[float, int]], tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        """Damage is told when loading; what loads can encode and decode."""
+        data = bytearray(tiny_spm() if name == "tokenizer.model" else tiny_bpe().to_str().encode())
+        for place, value in changes:
+            data[int(place * (len(data) - 1))] = value
+        folder = tmp_path_factory.mktemp("changed")
+        (folder / name).write_bytes(data)
+        try:
+            tokenizer = Tokenizer.from_folder(folder)
+        except CheckpointError as error:
+            if name not in str(error):
+                raise
+        else:
+            tokenizer.decode([*tokenizer.encode("hello 你好 <s>"), *range(tokenizer.vocab_size)])
 
     def test_too_large(self, bpe: Path) -> None:
         with (bpe / "tokenizer_config.json").open("wb") as file:

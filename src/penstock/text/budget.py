@@ -10,6 +10,7 @@ from typing import Any
 
 LARGEST_INT_ARGUMENT = 100_000
 LARGEST_INT_BITS = 4096
+LARGEST_CONTAINER = 1_000_000
 DEPTH = 64
 # Conversions of str.format and of %, width and precision in groups. Each is matched in linear time.
 BRACES = re.compile(r"\{([^{}]*)([{}]?)")
@@ -57,6 +58,14 @@ class Budget:
         if self._chars < 0:
             raise BudgetError(f"stopped: it makes more than {self._limits.chars >> 20} million characters")
 
+    def charge_sized(self, size: int, like: Any) -> None:
+        """Count ``size`` characters, or items when ``like`` is a container."""
+        if not isinstance(like, (str, bytes)):
+            if size > LARGEST_CONTAINER:
+                raise BudgetError(f"stopped: a list of more than {LARGEST_CONTAINER} items")
+            size *= 8
+        self.charge(size)
+
     def weigh(self, *values: Any) -> int:
         """Characters and items of ``values`` when written out, shared parts counted each time; charged as steps."""
         total = visited = turns = 0
@@ -68,7 +77,7 @@ class Budget:
             if turns % 4096 == 0:
                 self.check_clock()
             if isinstance(value, (str, bytes)):
-                total += len(value)
+                total += len(value) * (4 if depth else 1)  # inside a container it may be written with escapes
                 continue
             total += 8
             if isinstance(value, Mapping):
@@ -80,7 +89,7 @@ class Budget:
             if depth > DEPTH:
                 raise BudgetError(f"stopped: values nested deeper than {DEPTH}")
             visited += len(children)
-            if visited > 1_000_000 or total > self._chars:
+            if visited > LARGEST_CONTAINER or total > self._chars:
                 raise BudgetError("stopped: a value is too large to be written out")
             stack.extend((child, depth + 1) for child in children)
         self.tick(visited // 16)

@@ -130,9 +130,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
             self.budget.charge(percent_size(left, self.budget.weigh(right)))
         elif operator == "*":
             sizes = [len(v) if hasattr(v, "__len__") else abs(v) if isinstance(v, int) else 1 for v in (left, right)]
-            self.budget.charge(sizes[0] * sizes[1])
+            self.budget.charge_sized(sizes[0] * sizes[1], left if hasattr(left, "__len__") else right)
         elif hasattr(left, "__len__") and hasattr(right, "__len__"):
-            self.budget.charge(len(left) + len(right))
+            self.budget.charge_sized(len(left) + len(right), left)
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805

@@ -89,7 +89,11 @@ class ChatTemplate:
         if continue_final_message and not final:
             raise RequestError("continue_final_message needs a last message with text", param="messages")
         papers = [dict(entry) for entry in documents or ()]
-        mark = self._guard(plain, papers)
+        mark, end = _free_marks(plain)
+        self._guard(plain, papers, mark)
+        size = sum(len(message["content"] or "") for message in plain)
+        if continue_final_message:
+            plain[-1]["content"] += end
         variables = {
             **self.special_tokens,
             **extra,
@@ -99,29 +103,24 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt and not continue_final_message,
         }
         source = self.tool_source if tools and self.tool_source else self.source
-        text = self._render(source, variables, sum(len(m["content"] or "") for m in plain))
+        text = self._render(source, variables, size)
         if continue_final_message:
-            text = _cut_after(text, plain[-1]["content"])
+            text, found, _ = text.rpartition(end)
+            if not found:
+                raise TemplateError(f"{self.name}: it does not show the last message, so that cannot be continued")
         clean, breaks = _positions(text, mark)
         return Rendered(clean, breaks, self.add_special_tokens)
 
-    def _guard(self, messages: list[dict[str, Any]], documents: list[dict[str, Any]]) -> str | None:
-        """Put a mark into each control token that a user wrote; the mark, or ``None`` when there are none."""
+    def _guard(self, messages: list[dict[str, Any]], documents: list[dict[str, Any]], mark: str) -> None:
+        """Put ``mark`` into each control token that a user wrote."""
         if self._control is None:
-            return None
+            return
         pattern = self._control
         places = [(m, "content") for m in messages if m["role"] in GUARDED_ROLES]
         places += [(d, key) for d in documents for key in d]
         found = [(o, k) for o, k in places if isinstance(o[k], str) and pattern.search(o[k])]
-        if not found:
-            return None
-        used = {char for message in messages for char in message["content"] or "" if ord(char) >= MARKS.start}
-        mark = next((chr(code) for code in MARKS if chr(code) not in used), None)
-        if mark is None:
-            raise RequestError("the messages use up all private characters", param="messages")
         for holder, key in found:
             holder[key] = _mark(pattern, holder[key], mark)
-        return mark
 
     def _render(self, source: str, variables: Mapping[str, Any], size: int) -> str:
         import jinja2
@@ -191,9 +190,8 @@ def _mark(pattern: re.Pattern[str], text: str, mark: str) -> str:
     return "".join([*parts, text[done:]])
 
 
-def _positions(text: str, mark: str | None) -> tuple[str, frozenset[int]]:
-    if mark is None or mark not in text:
-        return text, frozenset()
+def _positions(text: str, mark: str) -> tuple[str, frozenset[int]]:
+    """``text`` without its marks, and where they were."""
     pieces = text.split(mark)
     breaks, at = [], 0
     for piece in pieces[:-1]:
@@ -202,9 +200,10 @@ def _positions(text: str, mark: str | None) -> tuple[str, frozenset[int]]:
     return "".join(pieces), frozenset(breaks)
 
 
-def _cut_after(text: str, final: str) -> str:
-    """``text`` up to the end of the last message's content, however the template trimmed it."""
-    for wanted in (final, final.rstrip(), final.strip()):
-        if wanted and (at := text.rfind(wanted)) >= 0:
-            return text[: at + len(wanted)]
-    raise TemplateError("continue_final_message: the template does not show the last message's text as it is")
+def _free_marks(messages: list[dict[str, Any]]) -> tuple[str, str]:
+    """Two private characters that no message holds."""
+    used = {char for message in messages for char in message["content"] or "" if ord(char) >= MARKS.start}
+    free = [chr(code) for code in MARKS if chr(code) not in used][:2]
+    if len(free) < 2:
+        raise RequestError("the messages use up all private characters", param="messages")
+    return free[0], free[1]

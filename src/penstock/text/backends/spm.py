@@ -127,9 +127,11 @@ def load_processor(proto: bytes, path: Path) -> Any:
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(proto)
-        if processor.get_piece_size() < 1:
-            raise ValueError("no pieces")
-    except (RuntimeError, ValueError, OSError, TypeError) as error:
+        # The library checks no piece; one that is no UTF-8 would fail in the middle of a request.
+        processor.id_to_piece(list(range(processor.get_piece_size())))
+        if not 0 <= processor.unk_id() < processor.get_piece_size():
+            raise ValueError("no piece for what is unknown")
+    except (RuntimeError, ValueError, OSError, TypeError, IndexError) as error:
         raise CheckpointError(f"{path}: not a SentencePiece model ({' '.join(str(error).split())[:200]})") from error
     return processor
 
