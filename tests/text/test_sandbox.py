@@ -27,7 +27,7 @@ BOMBS = [
     "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
     "{% macro f() %}{% for i in range(99) %}{{ caller() }}{% endfor %}{% endmacro %}"
     "{% call f() %}{% call f() %}{% call f() %}{% call f() %}x{% endcall %}{% endcall %}{% endcall %}{% endcall %}",
-    "{{ 'a' * 10**9 }}", "{{ 10**9 * 'a' }}", "{{ [1] * 10**9 }}", "{{ 9**(9**9) }}", 
+    "{{ 'a' * 10**9 }}", "{{ 10**9 * 'a' }}", "{{ [1] * 10**9 }}", "{{ 9**(9**9) }}",
     "{{ ((range(99999) | list) * 80) | sort | length }}", grow("2", "ns.x * ns.x"),
     grow("'a'", "ns.x ~ ns.x"), grow("'a'", "ns.x + ns.x"), grow("['a']", "ns.x + ns.x"),
     grow("['a']", "[ns.x, ns.x]"), grow("['a']", "(ns.x, ns.x)"), grow("['a']", "{'a': ns.x, 'b': ns.x}"),
