@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
+import numpy as np
+
 from penstock.assemble import LoadProgress, Model, assemble
 from penstock.chat import render
 from penstock.config import from_kwargs
@@ -181,7 +183,7 @@ def _inputs(prompts: Any, token_ids: Any) -> list[PromptInput]:
     if not isinstance(prompts, Iterable):
         raise RequestError(f"prompts must be text or token ids, got {type(prompts).__name__}", "prompts")
     items = list(prompts)
-    if items and all(isinstance(i, int) and not isinstance(i, bool) for i in items):
+    if items and isinstance(items[0], int | float | np.number):
         return [items]
     return items
 
