@@ -134,6 +134,7 @@ class Entry {
         int64_t n = by_k ? keep_best(x, max, k) : 0;
         double total = 0;
         if (by_k) {
+            if (n <= kSortAtOnce) std::sort(s_.candidates, s_.candidates + n, better);
             total = mass_of(n);
         } else if (p < 1) {
             total = math_.sum_exp(x, vocab_, max, nullptr);
@@ -195,7 +196,6 @@ class Entry {
         }
         const int64_t n = gather(x, max, threshold);
         if (n > k) std::nth_element(s_.candidates, s_.candidates + (k - 1), s_.candidates + n, better);
-        if (k <= kSortAtOnce) std::sort(s_.candidates, s_.candidates + k, better);
         return k;
     }
 
@@ -257,6 +257,7 @@ class Entry {
         out.ranks[i_] = static_cast<int32_t>(math_.count_greater(raw_, vocab_, chosen) + 1);
         if (k == 0) return;
         const int64_t n = keep_best(raw_, max, std::min<int64_t>(k, vocab_));
+        std::sort(s_.candidates, s_.candidates + n, better);
         for (int64_t j = 0; j < n; j++) {
             out.top_ids[i_ * out.top + j] = s_.candidates[j].id;
             out.top_logprobs[i_ * out.top + j] = static_cast<float>(s_.candidates[j].logit - log_sum);

@@ -1,0 +1,128 @@
+// The team: every worker runs, barriers hold, it survives thousands of short runs, sleeps when idle, and refuses to run
+// after a fork. Run under the thread sanitizer too.
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <stdexcept>
+#include <thread>
+
+#include "cpus.h"
+#include "memory.h"
+#include "support.h"
+#include "team.h"
+
+using namespace penstock;
+using penstock::test::Random;
+
+namespace {
+
+double cpu_seconds() {
+    timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
+}
+
+// A pipeline of phases over plain memory: any missing barrier is a wrong sum, and a race to the sanitizer.
+void phases(int count, int runs) {
+    Team team(count);
+    CHECK(team.count() == count);
+    const int64_t n = 999;
+    std::vector<int64_t> a(n), b(n);
+    for (int run = 0; run < runs; run++) {
+        team.run([&](const Worker& w) {
+            int64_t begin, end;
+            w.range(n, begin, end);
+            for (int64_t i = begin; i < end; i++) a[i] = i + run;
+            w.barrier();
+            for (int64_t i = begin; i < end; i++) b[i] = a[n - 1 - i];
+            w.barrier();
+            for (int64_t i = begin; i < end; i++) a[i] = b[(i + 1) % n];
+        });
+        for (int64_t i = 0; i < n; i++) CHECK(a[i] == n - 1 - (i + 1) % n + run);
+    }
+}
+
+void scratch_is_private(int count) {
+    Team team(count);
+    const size_t bytes = 256;
+    Region memory(static_cast<int64_t>(bytes) * count, Pages::small, "test");
+    std::vector<int> seen(count);
+    team.run(memory.data(), bytes, [&](const Worker& w) {
+        CHECK(w.count == count && w.scratch_bytes == bytes);
+        CHECK(w.scratch == memory.data() + w.id * bytes);
+        std::memset(w.scratch, w.id + 1, bytes);
+        seen[w.id]++;
+    });
+    for (int i = 0; i < count; i++) {
+        CHECK(seen[i] == 1);
+        for (size_t j = 0; j < bytes; j++) CHECK(memory.data()[i * bytes + j] == std::byte(i + 1));
+    }
+}
+
+// Uneven work: some arrive while others sleep.
+void stragglers() {
+    Team team(3);
+    std::vector<int> steps(3);
+    Random random(1);
+    for (int run = 0; run < 20; run++) {
+        const int late = static_cast<int>(random.below(3));
+        team.run([&](const Worker& w) {
+            for (int i = 0; i < 3; i++) {
+                if (w.id == late) std::this_thread::sleep_for(std::chrono::microseconds(300));
+                steps[w.id]++;
+                w.barrier();
+                for (const int s : steps) CHECK(s == run * 3 + i + 1);
+                w.barrier();
+            }
+        });
+    }
+}
+
+void idle_costs_nothing() {
+    Team team(2);
+    team.run([](const Worker&) {});
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    const double before = cpu_seconds();
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    CHECK(cpu_seconds() - before < 0.1, "an idle team used %.3f s", cpu_seconds() - before);
+}
+
+void fork_is_refused() {
+    Team* team = new Team(2);
+    const pid_t pid = fork();
+    if (pid == 0) {
+        int status = 1;
+        try {
+            team->run([](const Worker&) {});
+        } catch (const std::runtime_error& error) {
+            status = std::string(error.what()).find("forked") == std::string::npos;
+        }
+        delete team;  // must not wait for threads that are not there
+        _exit(status);
+    }
+    int status = -1;
+    waitpid(pid, &status, 0);
+    CHECK(status == 0, "child ended with %d", status);
+    int ran = 0;
+    team->run([&](const Worker& w) { ran += w.id == 0; });
+    CHECK(ran == 1);
+    delete team;
+}
+
+}  // namespace
+
+int main() {
+    CHECK(default_threads() >= 1 && default_threads() <= static_cast<int>(usable_cpus().size()));
+    for (const int count : {1, 2, 3, 7}) {
+        phases(count, count <= 2 ? 2000 : 200);
+        scratch_is_private(count);
+    }
+    for (int i = 0; i < 50; i++) Team(i % 4 + 1, i % 2 == 0);  // made and ended without ever running
+    stragglers();
+    idle_costs_nothing();
+    fork_is_refused();
+    std::printf("team: ok\n");
+    return 0;
+}
