@@ -21,6 +21,9 @@ from penstock.checkpoints.source import Array, WeightSource
 from penstock.errors import CheckpointError, UnsupportedError
 from penstock.models.program import Program, WeightSpec
 from penstock.models.rules import Permute, Rule, Transform, Transpose
+from penstock.quant.detect import detect
+from penstock.quant.formats import FORMATS, check
+from penstock.quant.onthefly import Convert
 from penstock.quant.scheme import Scheme, SchemeFor, WeightData
 
 
@@ -33,24 +36,33 @@ def stream_weights(
     checkpoint: Checkpoint,
     program: Program,
     rules: Sequence[Rule],
-    scheme_for: SchemeFor = dense,
+    scheme_for: SchemeFor | None = None,
     progress: Progress | None = None,
+    convert: Convert | None = None,
 ) -> Iterator[tuple[WeightSpec, WeightData]]:
     """Each weight of ``program``, in its order, in the format that its scheme gives.
 
-    The arrays are valid until the next weight is asked for, or as long as ``checkpoint`` is open; most are views of the
-    file. Names and shapes are checked at once, before this returns: `WeightsError` tells all that does not fit.
-    ``progress`` is called with (bytes read, bytes in all).
+    ``scheme_for`` and ``convert`` come from `quant.detect`, which is asked what the configuration says when the first
+    is absent. The arrays are valid until the next weight is asked for, or as long as ``checkpoint`` is open; most are
+    views of the file. Names and shapes are checked at once, before this returns: `WeightsError` tells all that does
+    not fit. ``progress`` is called with (bytes read, bytes in all).
     """
     if checkpoint.weights is None:
         raise CheckpointError(f"{checkpoint.path}: opened without its weights; open it with weights=True")
+    scheme_for = scheme_for or detect(checkpoint.config, checkpoint.weights).scheme_for
     recipes = plan(checkpoint.weights, program, rules, scheme_for)
-    return _Loader(checkpoint.weights, recipes, progress).stream()
+    return _Loader(checkpoint.weights, recipes, progress, convert).stream()
 
 
 class _Loader:
-    def __init__(self, source: WeightSource, recipes: Sequence[Recipe], progress: Progress | None) -> None:
-        self.source, self.recipes, self.progress = source, recipes, progress
+    def __init__(
+        self,
+        source: WeightSource,
+        recipes: Sequence[Recipe],
+        progress: Progress | None,
+        convert: Convert | None,
+    ) -> None:
+        self.source, self.recipes, self.progress, self.convert = source, recipes, progress, convert
         self.uses = Counter(tensor.name for recipe in recipes for tensor in recipe.tensors)
         tensors = {tensor.name: tensor for recipe in recipes for tensor in recipe.tensors}
         self.sizes = {name: sum(source.info(p).nbytes for p in t.parts.values()) for name, t in tensors.items()}
@@ -67,7 +79,7 @@ class _Loader:
                     f"{recipe.tensors[0].name} as {data.format}: expected {list(recipe.spec.shape)}, "
                     f"found {list(data.shape)}; check that config.json and weights belong together"
                 )
-            yield recipe.spec, data
+            yield recipe.spec, data if self.convert is None else self.convert(recipe.spec, data)
             del data
             for tensor in recipe.tensors:
                 self._finish(tensor)
@@ -92,7 +104,7 @@ class _Loader:
             if index == 0:
                 first = data
                 arrays = {role: np.empty((count, *array.shape), array.dtype) for role, array in data.arrays.items()}
-            if (data.format, data.shape, data.params) != (first.format, first.shape, first.params):
+            if _kind(data) != _kind(first):
                 raise UnsupportedError(
                     f"{tensor.name} is {data.format} {list(data.shape)} and {recipe.tensors[0].name} is {first.format} "
                     f"{list(first.shape)}: experts of one layer must be stored alike"
@@ -116,12 +128,23 @@ class _Loader:
             self.source.release(name)
 
 
+def _kind(data: WeightData) -> tuple[object, ...]:
+    """What experts must have in common."""
+    return data.format, data.shape, dict(data.params), data.shared, frozenset(data.arrays)
+
+
 def _transformed(tensor: Tensor, arrays: Mapping[str, Array], transforms: Sequence[Transform]) -> WeightData:
     plain = tensor.scheme.name == DENSE.name
     for transform in transforms:
         if isinstance(transform, Transpose) and plain and arrays["weight"].ndim == 2:
             arrays = {"weight": arrays["weight"].T}
-    data = tensor.scheme.build(tensor.spec, arrays)
+    try:
+        data = tensor.scheme.build(tensor.spec, arrays)
+        if not plain and data.format in FORMATS:
+            check(data, tensor.scheme.name)
+    except CheckpointError as error:
+        why = "the checkpoint is damaged, or its config.json is another's"
+        raise type(error)(f"{tensor.name}: {error}; {why}") from error
     for transform in transforms:
         if isinstance(transform, Permute):
             data = data.rows(_permutation(data.shape[0], transform))

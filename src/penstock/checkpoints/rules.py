@@ -18,13 +18,15 @@ from penstock.checkpoints.source import WeightSource
 from penstock.checkpoints.ties import equal_numbers, first_present
 from penstock.errors import CheckpointError
 from penstock.models.program import Program, WeightSpec
-from penstock.models.rules import IGNORED, Rule, Transpose
+from penstock.models.rules import IGNORED, Rule, Transpose, ignore
 from penstock.quant.dense import DenseScheme
 from penstock.quant.scheme import RowIndex, Scheme, SchemeFor
 
 log = logging.getLogger(__name__)
 DENSE = DenseScheme()
 MAX_SPARE_BIAS = 16_000_000  # bytes
+CACHE_SCALES = tuple(ignore(f"*.{name}_scale") for name in ("k", "v", "q", "prob", "output"))
+"""For a key-value cache of 8 bits, which quantised checkpoints may propose; ours has more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Recipe:
 
 def plan(source: WeightSource, program: Program, rules: Sequence[Rule], scheme_for: SchemeFor) -> list[Recipe]:
     """Recipes in the program's order. Raises `WeightsError` with everything that does not fit."""
-    planner = _Planner(source, program, (*rules, *IGNORED), scheme_for)
+    planner = _Planner(source, program, (*rules, *IGNORED, *CACHE_SCALES), scheme_for)
     recipes = [recipe for spec in program.weights.values() if (recipe := planner.recipe(spec)) is not None]
     left_over = planner.left_over()
     if planner.missing or left_over or planner.misshapen:

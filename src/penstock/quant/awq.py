@@ -1,0 +1,63 @@
+"""AWQ: 4-bit codes with zero points, in the GEMM layout of AutoAWQ.
+
+    qweight int32 [k, n/8]        qzeros int32 [k/group, n/8]        scales f16 [k/group, n]
+
+A word holds eight output columns: its nibble i is column 8 c + ORDER[i]. w = (code - zero) * scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import CheckpointError
+from penstock.models.program import WeightSpec
+from penstock.quant.formats import groups_of
+from penstock.quant.parts import coded, group_size, matrix, part, scales_of, words_to_bytes
+from penstock.quant.scheme import Array, WeightData
+
+ORDER = np.array([0, 2, 4, 6, 1, 3, 5, 7])
+
+
+@dataclass(frozen=True, slots=True)
+class AwqScheme:
+    """``group`` inputs share a scale and a zero point; -1 is a whole row."""
+
+    group: int
+    name: str = "awq"
+
+    def parts(self, spec: WeightSpec) -> tuple[str, ...]:
+        return ("qweight", "qzeros", "scales")
+
+    def build(self, spec: WeightSpec, tensors: Mapping[str, Array]) -> WeightData:
+        n, k = matrix(spec.shape)
+        group = group_size(self.group, k)
+        if n % 8 or k % group or k % 2:
+            raise CheckpointError(f"a weight of {n} x {k} cannot be AWQ in groups of {group}")
+        groups = groups_of(k, group)
+        scales = np.ascontiguousarray(scales_of(tensors, "scales", (groups, n)).T)
+        zeros = unpack_columns(part(tensors, "qzeros", ("int32",), (groups, n // 8))).T.astype(np.float32, order="C")
+        codes = repack(part(tensors, "qweight", ("int32",), (k, n // 8)))
+        return coded(4, codes, scales, zeros, k, group)
+
+
+def unpack_columns(words: Array) -> NDArray[np.uint8]:
+    """int32 [m, n/8] -> codes [m, n]."""
+    packed = words_to_bytes(words).reshape(words.shape[0], -1, 4)
+    codes = np.empty((*packed.shape[:2], 8), np.uint8)
+    codes[:, :, ORDER[0::2]] = packed & 15
+    codes[:, :, ORDER[1::2]] = packed >> 4
+    return codes.reshape(words.shape[0], -1)
+
+
+def repack(words: Array) -> NDArray[np.uint8]:
+    """int32 [k, n/8] -> bytes [n, k/2] with two inputs of one output row in each, the first one low."""
+    packed = words_to_bytes(words).reshape(words.shape[0], -1, 4)
+    even, odd = packed[0::2], packed[1::2]
+    out = np.empty((packed.shape[1], 8, even.shape[0]), np.uint8)
+    out[:, ORDER[0::2]] = ((even & 15) | (odd << 4)).transpose(1, 2, 0)
+    out[:, ORDER[1::2]] = ((even >> 4) | (odd & 0xF0)).transpose(1, 2, 0)
+    return out.reshape(-1, even.shape[0])

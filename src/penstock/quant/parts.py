@@ -1,0 +1,90 @@
+"""What schemes share: checked tensors, scales spread over rows, words of packed codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import CheckpointError
+from penstock.quant.formats import groups_of
+from penstock.quant.scheme import Array, WeightData
+
+F32 = NDArray[np.float32]
+FLOATS = ("float32", "float16", "bfloat16", "float64")
+
+
+def part(tensors: Mapping[str, Array], name: str, dtypes: tuple[str, ...], *shapes: tuple[int, ...]) -> Array:
+    """The tensor ``name``, of one of ``dtypes`` and ``shapes`` (any shape when none is given)."""
+    array = tensors[name]
+    if array.dtype.name not in dtypes:
+        raise CheckpointError(f"{name} must be {' or '.join(dtypes)}, found {array.dtype}")
+    if shapes and array.shape not in shapes:
+        wanted = " or ".join(str(list(shape)) for shape in shapes)
+        raise CheckpointError(f"{name} must be {wanted}, found {list(array.shape)}")
+    return array
+
+
+def scales_of(tensors: Mapping[str, Array], name: str, *shapes: tuple[int, ...]) -> F32:
+    """Finite scales or zero points in float32. A copy, so that the file's pages can go."""
+    scales = part(tensors, name, (*FLOATS, "int8", "uint8", "int32"), *shapes).astype(np.float32)
+    if not np.isfinite(scales).all():
+        raise CheckpointError(f"{name} holds numbers that are not finite")
+    return scales
+
+
+def matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and inputs of a weight that must be a matrix."""
+    if len(shape) != 2:
+        raise CheckpointError(f"a quantised weight must be a matrix, the model wants {list(shape)}")
+    return shape[0], shape[1]
+
+
+def group_size(group: int | None, k: int) -> int:
+    """The inputs a scale serves: -1, 0 and None mean all of a row, as does more than there are."""
+    return k if group is None or group <= 0 else min(group, k)
+
+
+def spread(scales: F32, n: int, k: int, block: tuple[int, int] | None = None, group: int | None = None) -> F32:
+    """Scales of a tensor, of rows, of groups or of blocks as [n, groups].
+
+    ``block`` (rows, inputs) says that one scale serves such a rectangle, the last ones being cut; ``group`` inputs of
+    one row otherwise.
+    """
+    if scales.size == 1:
+        return np.ascontiguousarray(np.broadcast_to(scales.reshape(1, 1), (n, 1)))
+    if block is not None:
+        wanted = (groups_of(n, block[0]), groups_of(k, block[1]))
+        if scales.shape != wanted:
+            raise CheckpointError(
+                f"the scales must be {list(wanted)} for blocks of {block[0]} x {block[1]}, found {list(scales.shape)}"
+            )
+        return np.repeat(scales, block[0], axis=0)[:n]
+    wanted = (n, groups_of(k, group_size(group, k)))
+    if scales.shape not in (wanted, (n,)) or scales.size != wanted[0] * wanted[1]:
+        raise CheckpointError(f"the scales must be {list(wanted)}, found {list(scales.shape)}")
+    return scales.reshape(wanted)
+
+
+def words_to_bytes(words: Array) -> NDArray[np.uint8]:
+    """int32 [rows, m] as bytes [rows, 4 m], the lowest byte of a word first."""
+    return np.ascontiguousarray(words, dtype="<i4").view(np.uint8)
+
+
+def int8_of(codes: NDArray[np.uint8], zeros: F32 | None) -> dict[str, Array]:
+    """Codes 0..255 as int8, which moves zero points by 128 as well; no zeros where all are in the middle."""
+    found: dict[str, Array] = {"weight": (codes ^ np.uint8(0x80)).view(np.int8)}
+    if zeros is not None and (zeros != 128).any():
+        found["zeros"] = zeros - np.float32(128)
+    return found
+
+
+def coded(
+    bits: int, codes: NDArray[np.uint8], scales: F32, zeros: F32, k: int, group: int, **params: str
+) -> WeightData:
+    """int4 from packed codes [n, k/2], int8 from codes 0..255 [n, k]."""
+    arrays: dict[str, Array] = {"weight": codes, "zeros": zeros} if bits == 4 else int8_of(codes, zeros)
+    return WeightData(
+        f"int{bits}", (scales.shape[0], k), {**arrays, "scales": scales}, params={"group": group, **params}
+    )
