@@ -6,16 +6,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.config import DTYPES, KV_DTYPES, Config
 from penstock.errors import CheckpointError, ConfigError
 from penstock.memory import available_memory, human_bytes
+from penstock.types import I32
 
 if TYPE_CHECKING:
     from penstock.checkpoints.folder import Checkpoint
     from penstock.engine.engine import Engine
+    from penstock.engine.sequence import Sequence
     from penstock.executors.base import Executor, Limits
     from penstock.models.architecture import Architecture
     from penstock.models.family import Family
@@ -104,8 +107,8 @@ def assemble(config: Config, progress: LoadProgress | None = None) -> Model:
         vocab_size=architecture.vocab_size,
         max_model_len=max_model_len,
         eos_ids=eos_ids,
-        whole_prompts=any(b.attention.bidirectional_prompt for b in architecture.blocks),
         length_key=architecture.length_key,
+        **_positions(architecture),
     )
     engine = Engine(
         executor,
@@ -131,6 +134,19 @@ def assemble(config: Config, progress: LoadProgress | None = None) -> Model:
     )
     model.resolved = _resolved(model, time.monotonic() - started)
     return model
+
+
+def _positions(architecture: Architecture) -> dict[str, Any]:
+    """How the engine asks for positions, where they are not simply 0, 1, 2 …"""
+    from penstock.models.positions import bidirectional_boundary, token_positions
+
+    if architecture.position_tokens is None:
+        return {}
+
+    def positions(seq: Sequence, start: int, count: int) -> I32:
+        return token_positions(architecture, seq.request.prompt, start, start + count)
+
+    return {"positions": positions, "boundary": partial(bidirectional_boundary, architecture)}
 
 
 def _limits(config: Config, architecture: Architecture, program: Program, stored: str) -> tuple[Limits, int]:

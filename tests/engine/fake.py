@@ -102,7 +102,7 @@ def make_engine(
     **config: int,
 ) -> Engine:
     values = {"max_num_seqs": 8, "max_num_batched_tokens": 32, "max_logits_rows": 32, **config}
-    facts = ModelFacts(VOCAB, max_model_len, eos, whole_prompts)
+    facts = ModelFacts(VOCAB, max_model_len, eos, boundary=len if whole_prompts else None)
     executor = FakeExecutor(num_blocks, block_size)
     return Engine(executor, facts, SchedulerConfig(**values), prefix_caching=prefix_caching)
 

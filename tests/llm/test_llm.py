@@ -87,9 +87,7 @@ def test_stop_strings_cut_the_text_and_end_the_request(llm: LLM) -> None:
     assert (cut.finish_reason, cut.stop_reason) == ("stop", stop)
     kept = llm.generate("hello", replace(GREEDY, max_tokens=60, stop=stop, include_stop_str_in_output=True))  # type: ignore[arg-type]
     assert kept[0].outputs[0].text == text[: text.index(stop)] + stop
-    streamed = "".join(
-        o.outputs[0].text for o in llm.stream("hello", replace(GREEDY, max_tokens=60, stop=(stop,)))
-    )
+    streamed = "".join(o.outputs[0].text for o in llm.stream("hello", replace(GREEDY, max_tokens=60, stop=(stop,))))
     assert streamed == cut.text
     assert llm.model.engine.stats.blocks_used == 0
 

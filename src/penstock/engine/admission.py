@@ -14,14 +14,22 @@ from penstock.types import U32, SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What the engine must know of a model. ``length_key`` tells prompt lengths apart whose cached keys differ."""
+    """What the engine must know of a model.
+
+    ``length_key`` tells prompt lengths apart whose cached keys differ. ``positions`` gives a sequence's position rows;
+    ``boundary`` how many rows of a prompt all see each other (prefix LM): such prompts are never split or shared.
+    """
 
     vocab_size: int
     max_model_len: int
     eos_ids: frozenset[int] = frozenset()
-    whole_prompts: bool = False
     length_key: Callable[[int], int] = lambda prompt_len: 0
     positions: Positions = plain_positions
+    boundary: Callable[[Seq[int]], int] | None = None
+
+    @property
+    def whole_prompts(self) -> bool:
+        return self.boundary is not None
 
 
 def check_prompt(prompt: Seq[int], facts: ModelFacts) -> list[int]:

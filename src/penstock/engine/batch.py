@@ -44,6 +44,7 @@ class BatchBuilder:
         self._seed = np.zeros(max_seqs, np.uint64)
         self._prompt_len = np.zeros(max_seqs, np.int32)
         self._adapter = np.zeros(max_seqs, np.int32)
+        self._boundary = np.zeros(max_seqs, np.int32)
 
     def seat(self, seq: Sequence) -> None:
         """Write what does not change while ``seq`` runs into its seat's row."""
@@ -58,6 +59,7 @@ class BatchBuilder:
         self._seed[seat] = seq.request.seed_of(seq.index)
         self._prompt_len[seat] = seq.prompt_len
         self._adapter[seat] = seq.request.adapter
+        self._boundary[seat] = seq.request.boundary
         self._table_len[seat] = 0
 
     def build(self, plan: Plan) -> tuple[Batch, list[Entry]]:
@@ -77,6 +79,7 @@ class BatchBuilder:
         slots = tables[owner, indexes // self.block_size].astype(np.int64) * self.block_size + indexes % self.block_size
         rows, entries, sampling = self._sampling(items, query_start)
         adapters = self._adapter[seats]
+        boundaries = self._boundary[seats]
         batch = Batch(
             token_ids=token_ids,
             positions=positions,
@@ -87,6 +90,7 @@ class BatchBuilder:
             prompt_lens=self._prompt_len[seats],
             logits_rows=rows,
             sampling=sampling,
+            bidirectional=boundaries if boundaries.any() else None,
             adapters=adapters if adapters.any() else None,
             block_copies=np.asarray(plan.copies, np.int32) if plan.copies else None,
         )

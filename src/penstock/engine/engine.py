@@ -112,6 +112,7 @@ class Engine:
             priority=priority,
             order=self._order,
             mask=mask,
+            boundary=facts.boundary(tokens) if facts.boundary else 0,
         )
         if request.width > self.config.max_num_seqs:
             raise RequestError(

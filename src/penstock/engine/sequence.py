@@ -41,6 +41,7 @@ class Request:
     priority: int = 0
     order: int = 0
     mask: U32 | None = None
+    boundary: int = 0
     sequences: list[Sequence] = field(default_factory=list)
     prompt_scores: list[PromptScore] = field(default_factory=list)
 
