@@ -79,6 +79,8 @@ class Commands:
         if value == "default" or value is None:
             changes: dict[str, Any] = {meant: getattr(talk.defaults, meant) if value == "default" else None}
             talk.params = replace(talk.params, **changes)
+        elif isinstance(getattr(talk.params, meant), bool) and not isinstance(value, bool):
+            raise RequestError(f"{name} must be true or false, got {given.strip()!r}")
         else:
             talk.params = from_hf({name: value}, talk.params)
         name = meant

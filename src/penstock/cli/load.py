@@ -55,8 +55,14 @@ class LoadProgress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """No more progress: take the bar away."""
         if self._bar is not None:
             self._bar.stop()
+            self._bar = None
+        self.quiet = True
 
 
 def _bar() -> Progress:

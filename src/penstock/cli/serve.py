@@ -1,15 +1,23 @@
-"""``penstock serve``: the options of the server; what it does is in ``penstock.server``."""
+"""``penstock serve``: the options of the server as flags; what it does is in ``penstock.server``."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import Field, fields
+from typing import TYPE_CHECKING, Any
 
+from penstock.cli.load import LoadProgress, show_resolved
 from penstock.cli.options import engine_kwargs, engine_options, take_positional_model
-from penstock.cli.parser import Parser, port_number
+from penstock.cli.parser import Converter, Parser, number, port_number, size, truth, whole
+from penstock.cli.terminal import note
 from penstock.errors import ConfigError
+from penstock.server.options import ServerOptions
+
+if TYPE_CHECKING:
+    from penstock.server.state import State
 
 EXAMPLES = (
     "penstock serve",
@@ -17,25 +25,50 @@ EXAMPLES = (
     "penstock serve --host 0.0.0.0 --api-key-file keys.txt",
 )
 NOTES = """
-Environment: PENSTOCK_API_KEY holds one API key, PENSTOCK_HOST and PENSTOCK_PORT the address; every engine option too,
---max-model-len as PENSTOCK_MAX_MODEL_LEN, and so on.
+In the environment: PENSTOCK_API_KEY (one key), PENSTOCK_HOST, PENSTOCK_PORT, and every option of the model and below,
+--max-model-len as PENSTOCK_MAX_MODEL_LEN, and so on. Ctrl-C or SIGTERM lets running requests finish, a second one ends.
 """
 LEVELS = ("debug", "info", "warning", "error")
+HELP = {
+    "host": "address to listen on (default: 127.0.0.1, this machine only)",
+    "port": "port to listen on; 0: any free one (default: 8000)",
+    "api_keys": "require this key; may be repeated",
+    "api_key_file": "file with one key a line",
+    "allowed_hosts": "Host header to answer besides this machine's names; *: any; may be repeated",
+    "allowed_origins": "web origin that may call from a browser; may be repeated",
+    "disabled_dialects": "API dialect to switch off; may be repeated",
+    "max_body": "largest request (default: 32M)",
+    "max_header": "largest header (default: 32K)",
+    "max_connections": "most open connections (default: 2048)",
+    "max_requests": "most requests under way or queued (default: 4096)",
+    "header_timeout": "seconds for a request's header (default: 20)",
+    "body_timeout": "seconds for a request's body (default: 60)",
+    "write_timeout": "seconds a client may leave an answer unread (default: 60)",
+    "keep_alive": "seconds an idle connection is kept (default: 30)",
+    "drain_timeout": "seconds that running requests get to finish at the end (default: 30)",
+    "watchdog_timeout": "seconds without a step after which /health fails (default: 120)",
+    "log_requests": "one line for every request (default: on)",
+}
+SINGULAR = {"api_keys": "api_key", "allowed_hosts": "allowed_host", "allowed_origins": "allowed_origin",
+            "disabled_dialects": "disable_dialect"}  # fmt: skip
+SYNONYMS = {
+    "host": ("hostname",),
+    "api_keys": ("api-keys",),
+    "allowed_origins": ("allowed-origins", "cors-allow-origin"),
+    "allowed_hosts": ("allowed-hosts", "trusted-host"),
+    "max_requests": ("max-concurrency",),
+}
+METAVARS = {"host": "HOST", "port": "PORT", "api_key_file": "FILE", "api_keys": "KEY", "allowed_hosts": "HOST",
+            "allowed_origins": "ORIGIN", "disabled_dialects": "NAME"}  # fmt: skip
+ENVIRONMENT = {"host": "PENSTOCK_HOST", "port": "PENSTOCK_PORT", "api_keys": "PENSTOCK_API_KEY"}
 
 
 def parser() -> Parser:
     made = Parser("serve", "Serve a model over HTTP in OpenAI's form: /v1/chat/completions and more.", EXAMPLES, NOTES)
     made.add_argument("place", nargs="?", metavar="MODEL", help="the same as --model")
     group = made.add_argument_group("server")
-    made.option("host", "address to listen on (default: 127.0.0.1, this machine only)", group=group,
-                synonyms=("hostname",), metavar="HOST")  # fmt: skip
-    made.option(
-        "port", "port to listen on; 0: any free one (default: 8000)", group=group, type=port_number, metavar="PORT"
-    )
-    made.option("api_key", "require this key; may be repeated", group=group, action="append", metavar="KEY")
-    made.option("api_key_file", "file with one key a line", group=group, metavar="FILE")
-    made.option("allowed_origins", "origin that browsers may call from; may be repeated", group=group,
-                synonyms=("cors-allow-origin", "allowed-origin"), action="append", metavar="ORIGIN")  # fmt: skip
+    for each in fields(ServerOptions):
+        _add(made, group, each)
     made.option("log_level", f"one of {', '.join(LEVELS)} (default: info)", group=group, choices=LEVELS,
                 synonyms=("uvicorn-log-level",), metavar="LEVEL")  # fmt: skip
     made.switch("quiet", "no start-up table, no progress", short="-q", group=group)
@@ -49,41 +82,55 @@ def run(argv: Sequence[str]) -> int:
     options = serve_options(args)
     from penstock.server.run import serve
 
-    return serve(options) or 0
+    logging.basicConfig(
+        level=getattr(args, "log_level", "info").upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    quiet = getattr(args, "quiet", False)
+
+    def ready(url: str, state: State) -> None:
+        progress.stop()
+        for served in state.served.values():
+            if not quiet:
+                show_resolved(served.llm.model.resolved)
+        note(f"ready at {url} (OpenAI API: {url}/v1; model: {', '.join(state.served)})")
+
+    with LoadProgress(quiet) as progress:
+        return serve(options, progress=progress, ready=ready)
 
 
 def serve_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What ``penstock.server.run.serve`` gets: its own settings, and ``engine``, keyword arguments of ``AsyncLLM``."""
-    port = getattr(args, "port", None)
-    if port is None:
-        try:
-            port = port_number(os.environ.get("PENSTOCK_PORT") or "8000")
-        except argparse.ArgumentTypeError as error:
-            raise ConfigError(f"PENSTOCK_PORT: {error}") from None
-    return {
-        "host": getattr(args, "host", None) or os.environ.get("PENSTOCK_HOST") or "127.0.0.1",
-        "port": port,
-        "api_keys": _keys(args),
-        "allowed_origins": getattr(args, "allowed_origins", []),
-        "log_level": getattr(args, "log_level", "info"),
-        "quiet": getattr(args, "quiet", False),
-        "engine": engine_kwargs(args),
-    }
+    """What was given for the server and the engine, flat, as ``penstock.server.run.serve`` takes it."""
+    found: dict[str, Any] = {}
+    for each in fields(ServerOptions):
+        name, text = each.name, os.environ.get(ENVIRONMENT.get(each.name, ""), "")
+        dest = SINGULAR.get(name, name)
+        if text:
+            try:
+                value = converter(each)(text)
+            except argparse.ArgumentTypeError as error:
+                raise ConfigError(f"{ENVIRONMENT[name]}: {error}") from None
+            found[name] = [value] if name in SINGULAR else value
+        if hasattr(args, dest):
+            found[name] = [*found.get(name, []), *getattr(args, dest)] if name in SINGULAR else getattr(args, dest)
+    return {**found, **engine_kwargs(args)}
 
 
-def _keys(args: argparse.Namespace) -> list[str]:
-    keys = list(getattr(args, "api_key", []))
-    if os.environ.get("PENSTOCK_API_KEY"):
-        keys.append(os.environ["PENSTOCK_API_KEY"])
-    name = getattr(args, "api_key_file", None)
-    if name is not None:
-        from penstock.cli.prompts import read_file
+def converter(each: Field[Any]) -> Converter:
+    """How the text of a flag becomes the value of a field of ``ServerOptions``."""
+    if each.name == "port":
+        return port_number
+    if each.name in ("max_body", "max_header"):
+        return size
+    return {"bool": truth, "int": whole, "float": number}.get(str(each.type), str)
 
-        found = [line.strip() for line in read_file(name, "the key file").splitlines()]
-        found = [line for line in found if line and not line.startswith("#")]
-        if not found:
-            raise ConfigError(f"{name} holds no key: put one on a line")
-        keys += found
-    if any(not key.strip() or not key.isascii() for key in keys):
-        raise ConfigError("an API key must be ASCII text and not empty")
-    return keys
+
+def _add(parser: Parser, group: Any, each: Field[Any]) -> None:
+    name, convert = each.name, converter(each)
+    text, synonyms = HELP.get(name, ""), SYNONYMS.get(name, ())
+    if convert is truth:
+        parser.switch(name, text, group=group, synonyms=synonyms)
+        return
+    more: dict[str, Any] = {"action": "append"} if name in SINGULAR else {}
+    usual = {size: "SIZE", whole: "N", number: "SECONDS"}
+    metavar = METAVARS.get(name) or next((m for kind, m in usual.items() if kind is convert), "VALUE")
+    parser.option(SINGULAR.get(name, name), text, group=group, synonyms=synonyms, type=convert, metavar=metavar, **more)

@@ -31,8 +31,8 @@ class Stats:
     def lines(self, languages: str = "auto") -> list[str]:
         """One line a figure; ``languages`` is ``en``, ``zh``, ``both``, or ``auto`` for the user's own."""
         values = (
-            str(self.input_tokens), str(self.output_tokens), f"{self.seconds:.3f}", f"{self.speed:.1f}",
-            "-" if self.ttft is None else f"{self.ttft:.3f}",
+            str(self.input_tokens), str(self.output_tokens), f"{self.seconds:.4g}", f"{self.speed:.1f}",
+            "-" if self.ttft is None else f"{self.ttft:.4g}",
         )  # fmt: skip
         chosen = language() if languages == "auto" else languages
         labels = []

@@ -28,7 +28,7 @@ UNITS = {
 """What the extension's probe measures."""
 OTHER_VARIABLES = frozenset({
     "PENSTOCK_DEBUG", "PENSTOCK_API_KEY", "PENSTOCK_HOST", "PENSTOCK_PORT", "PENSTOCK_USE_MODELSCOPE",
-    "PENSTOCK_SHARED",
+    "PENSTOCK_SHARED", "PENSTOCK_PIN",
 })  # fmt: skip
 
 
