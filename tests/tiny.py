@@ -1,4 +1,4 @@
-"""A tiny random checkpoint with a real byte-level tokenizer, made on the spot: what the whole engine can be tested on."""
+"""A tiny random checkpoint with a real byte-level tokenizer: what the whole engine can be tested on."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ import hashlib
 
 import numpy as np
 
+from penstock.config import SchedulerConfig
 from penstock.engine.admission import ModelFacts
 from penstock.engine.engine import Engine, drain
-from penstock.config import SchedulerConfig
 from penstock.errors import ExecutionError
 from penstock.executors.base import ExecutorInfo, Limits, Memory
 from penstock.models.program import Program

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def test_a_stream_gives_the_same_text_in_pieces(llm: LLM) -> None:
         whole = llm.generate(prompt, replace(GREEDY, max_tokens=40))[0].outputs[0]
         pieces = list(llm.stream(prompt, replace(GREEDY, max_tokens=40)))
         assert "".join(p.outputs[0].text for p in pieces) == whole.text
-        assert sum((list(p.outputs[0].token_ids) for p in pieces), []) == list(whole.token_ids)
+        assert [t for p in pieces for t in p.outputs[0].token_ids] == list(whole.token_ids)
         assert [p.finished for p in pieces] == [False] * (len(pieces) - 1) + [True]
 
 
@@ -76,7 +77,7 @@ def test_cumulative_outputs_grow(llm: LLM) -> None:
     texts = []
     while frontend.num_live:
         texts += [o.outputs[0].text for o in frontend.step()]
-    assert all(b.startswith(a) for a, b in zip(texts, texts[1:], strict=False))
+    assert all(b.startswith(a) for a, b in pairwise(texts))
 
 
 def test_stop_strings_cut_the_text_and_end_the_request(llm: LLM) -> None:
