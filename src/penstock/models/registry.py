@@ -12,18 +12,25 @@ from penstock.models.family import Family
 from penstock.models.reading import FieldsError
 
 FILES: dict[str, str] = {
+    "baichuan": "baichuan",
     "bloom": "bloom",
+    "chatglm": "chatglm",
     "gemma": "gemma",
     "gemma2": "gemma",
     "gemma3_text": "gemma3_text",
     "glm": "glm",
     "glm4": "glm",
     "gpt2": "gpt2",
+    "gpt_neo": "gpt_neo",
     "gpt_neox": "gpt_neox",
+    "gptj": "gptj",
+    "internlm2": "internlm2",
     "llama": "llama",
     "mistral": "mistral",
     "mixtral": "mixtral",
+    "opt": "opt",
     "phi3": "phi3",
+    "qwen": "qwen",
     "qwen2": "qwen2",
     "qwen2_moe": "qwen2_moe",
     "qwen3": "qwen3",
@@ -34,14 +41,22 @@ FILES: dict[str, str] = {
 """model_type -> file in ``families/``."""
 
 CLASSES: dict[str, str] = {
+    "BaiChuanForCausalLM": "baichuan",
+    "BaichuanForCausalLM": "baichuan",
     "BloomForCausalLM": "bloom",
+    "ChatGLMModel": "chatglm",
     "GPT2LMHeadModel": "gpt2",
+    "GPTJForCausalLM": "gptj",
+    "GPTNeoForCausalLM": "gpt_neo",
     "GPTNeoXForCausalLM": "gpt_neox",
     "GemmaForCausalLM": "gemma",
+    "InternLM2ForCausalLM": "internlm2",
     "LLaMAForCausalLM": "llama",
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "mistral",
     "MixtralForCausalLM": "mixtral",
+    "OPTForCausalLM": "opt",
+    "QWenLMHeadModel": "qwen",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
 }

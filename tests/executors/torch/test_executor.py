@@ -15,6 +15,7 @@ from penstock.errors import CheckpointError, ConfigError, ExecutionError
 from penstock.executors.base import Traced, resolve
 from penstock.executors.torch.executor import TorchExecutor
 from penstock.models.decoder import build
+from penstock.models.passes.fuse import fuse
 from penstock.models.program import Program, WeightSpec
 from penstock.quant.scheme import WeightData
 from tests.harness import Runner, limits, sampling
@@ -49,6 +50,17 @@ def test_any_architecture_runs_and_chunks_do_not_matter(name: str) -> None:
     assert np.isfinite(whole).all()
     np.testing.assert_allclose(r.prefill(IDS, [3]), whole, atol=2e-5)
     assert np.abs(r.prefill(IDS[::-1]) - whole).max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_fused_program_means_the_same(name: str) -> None:
+    program = build(ARCHITECTURES[name])
+    plain, fused = (TorchExecutor(p, limits(blocks=12)) for p in (program, fuse(program)))
+    assert len(fused.program.ops) < len(plain.program.ops)
+    for executor in (plain, fused):
+        executor.load(weights(program))
+    channels = ARCHITECTURES[name].position_channels
+    np.testing.assert_allclose(Runner(fused, channels).prefill(IDS), Runner(plain, channels).prefill(IDS), atol=2e-5)
 
 
 def test_trace_shows_every_op_and_gives_the_same_bits() -> None:
