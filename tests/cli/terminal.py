@@ -19,7 +19,7 @@ from typing import Self
 from tests.helpers import REPOSITORY
 
 ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07|[=>])")
-WAIT = 60.0
+WAIT = 30.0
 
 
 class Terminal:
@@ -58,7 +58,7 @@ class Terminal:
         self._taken = at + len(wanted)
         return found
 
-    def type(self, text: str) -> None:
+    def keys(self, text: str) -> None:
         os.write(self.master, text.encode())
 
     def end(self) -> int:

@@ -17,23 +17,23 @@ CTRL_C, CTRL_D, ALT_ENTER, UP = "\x03", "\x04", "\x1b\r", "\x1b[A"
 def test_a_session(parrot: Path, tmp_path: Path) -> None:
     with Terminal("chat", parrot, "--temp", 0) as screen:
         screen.expect("/help lists the commands")
-        screen.expect(">>> ")
-        screen.type("hello\r")
+        screen.expect(">>>")
+        screen.keys("hello\r")
         screen.expect(TEXT)
-        screen.expect(">>> ")
-        screen.type("/set temprature 1\r")
+        screen.expect(">>>")
+        screen.keys("/set temprature 1\r")
         screen.expect("did you mean 'temperature'?")
-        screen.type("/set temperature 0.5\r")
+        screen.keys("/set temperature 0.5\r")
         screen.expect("temperature = 0.5")
-        screen.type("/regen\r")
+        screen.keys("/regen\r")
         screen.expect(TEXT)
-        screen.expect(">>> ")
-        screen.type("/stats\r")
+        screen.expect(">>>")
+        screen.keys("/stats\r")
         screen.expect("output tokens: 8")
-        screen.type("half a line" + CTRL_C)
+        screen.keys("half a line" + CTRL_C)
         screen.expect("(Ctrl-D or /exit ends)")
-        screen.expect(">>> ")
-        screen.type(CTRL_D)
+        screen.expect(">>>")
+        screen.keys(CTRL_D)
         assert screen.end() == 0
         assert "Traceback" not in screen.text
     history = (tmp_path / "state" / "penstock" / "history").read_text()
@@ -43,21 +43,21 @@ def test_a_session(parrot: Path, tmp_path: Path) -> None:
 
 def test_ctrl_c_stops_only_the_answer(endless: Path) -> None:
     with Terminal("chat", endless, "-q", "-n", 30000) as screen:
-        screen.expect(">>> ")
-        screen.type("go\r")
+        screen.expect(">>>")
+        screen.keys("go\r")
         screen.expect(TEXT + TEXT)
-        screen.type(CTRL_C)
+        screen.keys(CTRL_C)
         screen.expect("[stopped]")
-        screen.expect(">>> ")
-        screen.type("/stats\r")
+        screen.expect(">>>")
+        screen.keys("/stats\r")
         counted = screen.expect("time to first token")
         assert 14 <= int(re.search(r"output tokens: (\d+)", counted).group(1)) < 30000  # type: ignore[union-attr]
-        screen.type("/set max_tokens 3\r")
+        screen.keys("/set max_tokens 3\r")
         screen.expect("max_tokens = 3")
-        screen.type("again\r")
+        screen.keys("again\r")
         screen.expect("the answer reached its limit of 3 tokens")
-        screen.expect(">>> ")
-        screen.type("/exit\r")
+        screen.expect(">>>")
+        screen.keys("/exit\r")
         assert screen.end() == 0
 
 
@@ -65,13 +65,13 @@ def test_ctrl_c_stops_only_the_answer(endless: Path) -> None:
 def test_several_lines(parrot: Path, tmp_path: Path, keys: str) -> None:
     kept = tmp_path / "kept.json"
     with Terminal("chat", parrot, "-q") as screen:
-        screen.expect(">>> ")
-        screen.type(keys)
+        screen.expect(">>>")
+        screen.keys(keys)
         screen.expect(TEXT)
-        screen.expect(">>> ")
-        screen.type(f"/save {kept}\r")
+        screen.expect(">>>")
+        screen.keys(f"/save {kept}\r")
         screen.expect("2 messages kept")
-        screen.type("/bye\r")
+        screen.keys("/bye\r")
         assert screen.end() == 0
     assert '"first\\nsecond"' in kept.read_text()
 
@@ -79,21 +79,21 @@ def test_several_lines(parrot: Path, tmp_path: Path, keys: str) -> None:
 def test_history_comes_back_and_the_interface_speaks_chinese(parrot: Path) -> None:
     with Terminal("chat", parrot, LANG="zh_CN.UTF-8") as screen:
         screen.expect("输入 /help 查看命令")
-        screen.expect(">>> ")
-        screen.type("/show\r")
+        screen.expect(">>>")
+        screen.keys("/show\r")
         screen.expect("没有系统提示词")
-        screen.type("你好\r")
+        screen.keys("你好\r")
         screen.expect(TEXT)
-        screen.expect(">>> ")
-        screen.type(CTRL_D)
+        screen.expect(">>>")
+        screen.keys(CTRL_D)
         assert screen.end() == 0
     with Terminal("chat", parrot, "-q") as screen:
-        screen.expect(">>> ")
-        screen.type(UP + UP)
+        screen.expect(">>>")
+        screen.keys(UP + UP)
         screen.expect("/show")
-        screen.type("\r")
+        screen.keys("\r")
         screen.expect("No system prompt.")
-        screen.type(CTRL_D)
+        screen.keys(CTRL_D)
         assert screen.end() == 0
 
 
@@ -102,21 +102,21 @@ def test_escape_sequences_of_a_model_are_not_shown(tmp_path: Path) -> None:
 
     rude = make_parrot(tmp_path / "rude", (b"a\x1b[2J", b"\x07b\x1b]0;t"))
     with Terminal("chat", rude, "-q") as screen:
-        screen.expect(">>> ")
-        screen.type("hi\r")
+        screen.expect(">>>")
+        screen.keys("hi\r")
         screen.expect("a[2Jb]0;t")
         assert "\x1b]0;t" not in screen._raw.decode()
-        screen.expect(">>> ")
-        screen.type(CTRL_D)
+        screen.expect(">>>")
+        screen.keys(CTRL_D)
         assert screen.end() == 0
 
 
 def test_colour_unless_told_otherwise(parrot: Path) -> None:
     for environment, coloured in (({"NO_COLOR": ""}, True), ({"NO_COLOR": "1"}, False)):
         with Terminal("chat", parrot, "-q", **environment) as screen:
-            screen.expect(">>> ")
-            screen.type("/nothing\r")
+            screen.expect(">>>")
+            screen.keys("/nothing\r")
             screen.expect("error: unknown command /nothing")
             assert ("\x1b[31m" in screen._raw.decode()) is coloured
-            screen.type(CTRL_D)
+            screen.keys(CTRL_D)
             assert screen.end() == 0
