@@ -24,9 +24,8 @@ def protocol(options: ServerOptions) -> type[H11Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             if len(self.connections) >= options.max_connections:
-                transport.write(FULL)
-                transport.close()
-                transport.set_protocol(asyncio.Protocol())
+                transport.set_protocol(_Refusal(transport))
+                self.loop.call_later(1.0, transport.abort)
                 return
             super().connection_made(transport)
             self.app = _with_transport(self.app, transport)
@@ -60,6 +59,18 @@ def protocol(options: ServerOptions) -> type[H11Protocol]:
                 self.transport.abort()
 
     return Bounded
+
+
+class _Refusal(asyncio.Protocol):
+    """Waits for the request before it refuses: closing a socket with unread data would reset it, answer and all."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(FULL)
+            self._transport.close()
 
 
 def _with_transport(app: Any, transport: asyncio.Transport) -> ASGIApp:

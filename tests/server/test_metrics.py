@@ -1,0 +1,91 @@
+"""What operators see."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.server.harness import NAME, Server, open_model
+
+
+def samples(server) -> dict[str, float]:
+    text = server.get("/metrics").body.decode()
+    return {
+        s.name + "".join(f"|{v}" for k, v in sorted(s.labels.items()) if k != "model_name"): s.value
+        for family in text_string_to_metric_families(text)
+        for s in family.samples
+    }
+
+
+def test_counters_and_histograms_under_both_names(checkpoint):
+    model = open_model(checkpoint)
+    with Server(model) as server:
+        before = samples(server)
+        body = {"prompt": "a" * 40, "max_tokens": 7, "ignore_eos": True}
+        server.post("/v1/completions", body)
+        server.post("/v1/completions", {**body, "stream": True})
+        server.post("/v1/completions", {"prompt": ""})
+        after = samples(server)
+    model.close()
+    for prefix in ("penstock_", "vllm:"):
+        assert after[prefix + "generation_tokens_total"] - before[prefix + "generation_tokens_total"] == 14
+        assert after[prefix + "kv_cache_usage_perc"] == 0
+        assert after[prefix + "num_requests_running"] == after[prefix + "num_requests_waiting"] == 0
+        assert after[prefix + "request_success_total|length"] == 2
+        assert after[prefix + "prefix_cache_hits_total"] == 32
+        assert after[prefix + "time_to_first_token_seconds_count"] == 2
+        assert after[prefix + "inter_token_latency_seconds_count"] == 12
+        assert after[prefix + "request_generation_tokens_sum"] == 14
+        assert after[prefix + "e2e_request_latency_seconds_bucket|+Inf"] == 2
+    assert after["penstock_http_responses_total|200|/v1/completions"] == 2
+    assert after["penstock_http_responses_total|400|/v1/completions"] == 1
+
+
+def test_health_ready_version_and_load(server):
+    for path in ("/health", "/healthz", "/ready", "/readyz", "/live", "/livez", "/ping"):
+        assert server.get(path).json == {"status": "ok"}
+    assert isinstance(server.get("/version").json["version"], str)
+    assert server.get("/load").json["kv_blocks_used"] == 0
+
+
+def test_the_watchdog(server, monkeypatch):
+    monkeypatch.setattr(type(server.llm), "stalled_for", property(lambda self: 1e6))
+    answer = server.get("/health")
+    assert answer.status == 503 and NAME in answer.error["message"]
+
+
+def test_request_ids_come_back_and_cannot_be_forged(server):
+    assert server.get("/version", X_Request_Id="abc-1").headers["x-request-id"] == "abc-1"
+    assert server.get("/version", X_Request_Id="a b<script>").headers["x-request-id"] != "a b<script>"
+    found = server.post("/v1/completions", {"prompt": "a", "max_tokens": 1, "request_id": "mine"})
+    assert found.json["id"] == "cmpl-mine"
+
+
+def test_tokens_there_and_back(server):
+    found = server.post("/tokenize", {"prompt": "héé", "return_token_strs": True}).json
+    assert found["count"] == 5 and found["tokens"] == [104, 195, 169, 195, 169] and len(found["token_strs"]) == 5
+    assert server.post("/detokenize", {"tokens": found["tokens"]}).json == {"prompt": "héé"}
+    chat = server.post("/tokenize", {"messages": [{"role": "user", "content": "x"}]}).json
+    assert chat["tokens"][0] == 258
+    assert server.post("/tokenize", {}).status == 400
+    assert server.post("/detokenize", {"tokens": [10**9]}).status == 400
+
+
+def test_vllms_additions(server):
+    body = {"prompt": "abc", "max_tokens": 4, "temperature": 0, "ignore_eos": True}
+    found = server.post("/v1/completions", {**body, "return_token_ids": True, "prompt_logprobs": 1}).json
+    choice = found["choices"][0]
+    assert choice["prompt_token_ids"] == [97, 98, 99] and len(choice["token_ids"]) == 4
+    assert choice["prompt_logprobs"][0] is None and "98" in choice["prompt_logprobs"][1]
+    cut = server.post("/v1/completions", {**body, "truncate_prompt_tokens": 2, "return_token_ids": True}).json
+    assert cut["choices"][0]["prompt_token_ids"] == [98, 99]
+    only = server.post("/v1/completions", {**body, "allowed_token_ids": [65]}).json
+    assert only["choices"][0]["text"] == "AAAA"
+    names = server.post("/v1/completions", {**body, "logprobs": 0, "return_tokens_as_token_ids": True}).json
+    assert names["choices"][0]["logprobs"]["tokens"][0].startswith("token_id:")
+    chat = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "so"}], "max_tokens": 3}
+    more = {**chat, "continue_final_message": True, "add_generation_prompt": False, "echo": True}
+    found = server.post("/v1/chat/completions", more).json
+    assert found["choices"][0]["message"]["content"].startswith("so")
+    salted = server.post("/v1/completions", {"prompt": "s" * 64, "max_tokens": 1, "cache_salt": "a"}).json
+    other = server.post("/v1/completions", {"prompt": "s" * 64, "max_tokens": 1, "cache_salt": "b"}).json
+    assert salted["usage"]["prompt_tokens_details"] == other["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
