@@ -10,6 +10,7 @@ from penstock.cli.options import engine_kwargs, engine_options
 from penstock.cli.parser import Parser
 from penstock.cli.prompts import read_prompts, token_ids
 from penstock.cli.terminal import write
+from penstock.errors import RequestError
 
 if TYPE_CHECKING:
     from penstock.text.tokenizer import Tokenizer
@@ -46,6 +47,8 @@ def run(argv: Sequence[str]) -> int:
     for text in texts:
         if getattr(args, "decode", False):
             ids = token_ids(text)
+            if max(ids) >= tokenizer.vocab_size:
+                raise RequestError(f"token {max(ids)} is outside the vocabulary of {tokenizer.vocab_size}")
             text = tokenizer.decode(ids, skip_special_tokens=not special)
         else:
             ids = tokenizer.encode_prompt(text, special)
