@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from penstock.checkpoints.folder import Checkpoint
 from penstock.checkpoints.load import stream_weights
 from penstock.checkpoints.ties import settle_ties
+from penstock.errors import UnsupportedError
 from penstock.executors.base import Executor, Limits, resolve
 from penstock.models.architecture import Architecture
 from penstock.models.decoder import build
@@ -178,7 +179,10 @@ def open_runner(
         arch = settle_ties(arch, checkpoint.weights, rules)
         program = build(arch)
         options = {"compute": "f32", "threads": 1, "isa": None, "mode": "static"} | options
-        made = make(program, limits(block_size=block_size, kv_dtype=kv_dtype), **options)
+        try:
+            made = make(program, limits(block_size=block_size, kv_dtype=kv_dtype), **options)
+        except UnsupportedError as error:
+            pytest.skip(str(error))
         try:
             made.load(stream_weights(checkpoint, program, rules))
             yield Runner(made, arch.position_channels)

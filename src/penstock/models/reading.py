@@ -69,6 +69,14 @@ FIXED: dict[str, tuple[Any, ...]] = {
 NO_HEAD = ("Classification", "QuestionAnswering", "RewardModel", "MaskedLM")
 
 
+def class_names(config: Mapping[str, Any]) -> list[str]:
+    """``architectures``, checked."""
+    names = config.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"config.json: architectures must be a list of names, found {str(names)[:80]!r}")
+    return names
+
+
 class FieldsError(UnsupportedError):
     """Fields of a configuration that are not understood; ``fields`` lists them."""
 
@@ -150,8 +158,8 @@ class Reader:
             for name, allowed in FIXED.items():
                 if name not in self.read:
                     self.only(name, *allowed)
-            for name in self.config.get("architectures") or ():
-                if any(part in str(name) for part in NO_HEAD):
+            for name in class_names(self.config):
+                if any(part in name for part in NO_HEAD):
                     self.refuse(f"architectures = {name!r} (not a model that predicts tokens)")
         unknown = [*self.refused, *self.unread()]
         if unknown:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from penstock.errors import CheckpointError, UnsupportedError
 from penstock.models.family import Family
-from penstock.models.reading import FieldsError
+from penstock.models.reading import FieldsError, class_names
 
 FILES: dict[str, str] = {
     "baichuan": "baichuan",
@@ -67,11 +67,11 @@ def resolve(config: Mapping[str, Any]) -> Family:
     """The family of ``config``. Raises ``UnsupportedError`` naming the nearest one and how it differs."""
     name = config.get("model_type")
     if name is None:
-        classes = [c for c in config.get("architectures") or () if c in CLASSES]
+        classes = [name for name in class_names(config) if name in CLASSES]
         if not classes:
             raise CheckpointError("config.json has no model_type; is this the folder of a language model?")
         name = CLASSES[classes[0]]
-    if name in FILES:
+    if isinstance(name, str) and name in FILES:
         return family(FILES[name])
     raise UnsupportedError(_unknown(str(name)[:80], config))
 

@@ -14,6 +14,7 @@ KINDS: dict[str, Kind] = {
     "default": "default", "linear": "linear", "dynamic": "dynamic", "yarn": "yarn", "llama3": "llama3",
     "longrope": "longrope", "su": "longrope",
 }  # fmt: skip
+MIN_THETA = 1.001
 KNOWN = (
     "factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", "low_freq_factor",
     "high_freq_factor", "short_factor", "long_factor", "original_max_position_embeddings", "finetuned", "short_mscale",
@@ -28,7 +29,7 @@ def read_rope(
 
     ``layer_type`` picks an entry where ``rope_parameters`` has one per type of layer.
     """
-    theta = r.number("rope_theta", default=theta, low=1e-3)
+    theta = r.number("rope_theta", default=theta, low=MIN_THETA)
     partial = r.number("partial_rotary_factor", default=partial, high=1.0)
     top_original = r.get("original_max_position_embeddings")
     given = r.get("rope_parameters") or r.get("rope_scaling")
@@ -41,7 +42,7 @@ def read_rope(
         raise CheckpointError(f"{r.where}: rope_scaling must be an object, found {str(given)[:80]!r}")
     name = "rope_parameters" if r.config.get("rope_parameters") else "rope_scaling"
     s = Reader(given, r.where, f"{name}.")
-    theta = s.number("rope_theta", default=theta, low=1e-3)
+    theta = s.number("rope_theta", default=theta, low=MIN_THETA)
     dim = _even(int(head_dim * s.number("partial_rotary_factor", default=partial, high=1.0)))
     kind = s.choice("rope_type", "type", table=KINDS, default="default")
     scaling = _scaling(s, kind, dim, context, top_original)
@@ -54,6 +55,8 @@ def _scaling(s: Reader, kind: Kind, dim: int, context: int, top_original: Any) -
     if kind == "default":
         return None
     if kind == "dynamic":
+        if dim < 4:
+            raise CheckpointError(f"{s.where}: {s.prefix}rope_type dynamic needs heads of at least 4 rotary elements")
         return RopeScaling(kind, factor=s.number("factor", low=1e-3), original_length=context)
     if kind == "linear":
         return RopeScaling(kind, factor=s.number("factor", low=1e-3))

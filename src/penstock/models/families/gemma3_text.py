@@ -16,7 +16,7 @@ from penstock.models.families.gemma import (
 )
 from penstock.models.family import Config, Family
 from penstock.models.reading import MAX_CONTEXT, MAX_LAYERS, Reader
-from penstock.models.rope_facts import read_rope
+from penstock.models.rope_facts import MIN_THETA, read_rope
 from penstock.models.rules import Rule
 
 
@@ -45,7 +45,7 @@ def architecture(config: Config) -> Architecture:
 
 def _ropes(r: Reader, s: Sizes) -> tuple[Rope, Rope]:
     """Of full and of windowed layers. In the old form ``rope_scaling`` is of the full ones only."""
-    local = r.number("rope_local_base_freq", default=10000.0, low=1e-3)
+    local = r.number("rope_local_base_freq", default=10000.0, low=MIN_THETA)
     theta, dim, scaling = read_rope(r, s.head_dim, s.context, 1e6, layer_type="full_attention")
     parameters = r.config.get("rope_parameters") or {}
     if "sliding_attention" in parameters:

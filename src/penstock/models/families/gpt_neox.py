@@ -6,7 +6,7 @@ from penstock.models.architecture import Architecture, Attention, Block, Head, M
 from penstock.models.common import layer_norm, qkv, read_sizes
 from penstock.models.family import Config, Family
 from penstock.models.reading import Reader
-from penstock.models.rope_facts import read_rope
+from penstock.models.rope_facts import MIN_THETA, read_rope
 from penstock.models.rules import Rule, ignore, rename
 
 
@@ -15,7 +15,7 @@ def architecture(config: Config) -> Architecture:
     s = read_sizes(r, context=2048)
     norm = layer_norm(r, "layer_norm_eps")
     theta, dim, scaling = read_rope(
-        r, s.head_dim, s.context, r.number("rotary_emb_base", default=10000.0, low=1e-3),
+        r, s.head_dim, s.context, r.number("rotary_emb_base", default=10000.0, low=MIN_THETA),
         r.number("rotary_pct", default=0.25, high=1.0),
     )  # fmt: skip
     bias = r.flag("attention_bias", default=True)

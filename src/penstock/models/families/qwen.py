@@ -11,6 +11,7 @@ from penstock.models.architecture import Architecture, Attention, Block, Head, M
 from penstock.models.common import qkv
 from penstock.models.family import Config, Family
 from penstock.models.reading import MAX_CONTEXT, MAX_LAYERS, MAX_VOCAB, Reader
+from penstock.models.rope_facts import MIN_THETA
 from penstock.models.rules import Rule, rename
 
 
@@ -45,7 +46,7 @@ def architecture(config: Config) -> Architecture:
 
 
 def _rope(r: Reader, dim: int, trained: int) -> Rope:
-    theta = r.number("rotary_emb_base", default=10000.0, low=1e-3)
+    theta = r.number("rotary_emb_base", default=10000.0, low=MIN_THETA)
     rotated = int(dim * r.number("rotary_pct", default=1.0, low=0.01, high=1.0))
     if rotated < 4 or rotated % 2:
         raise CheckpointError(
