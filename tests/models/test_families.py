@@ -87,6 +87,20 @@ def test_phi3_called_longrope_other_names() -> None:
         assert read("phi3_longrope", rope_scaling={**scaling, "type": name}) == read("phi3_longrope")
 
 
+def test_keys_that_known_checkpoints_carry_and_that_change_nothing() -> None:
+    smol = {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {"kv_cache_dtype": {}}}
+    assert read("llama", **smol) == read("llama")
+    with pytest.raises(UnsupportedError, match="rope_interleaved = 'True'"):
+        read("llama", rope_interleaved=True)
+    phi4 = {"full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": False, "mlp_bias": False}
+    assert read("phi3", **phi4) == read("phi3")
+
+
+def test_the_first_stablelms_have_older_names() -> None:
+    old = {"layer_norm_eps": None, "norm_eps": 1e-5, "partial_rotary_factor": None, "rope_pct": 0.25}
+    assert read("stablelm", model_type="stablelm_epoch", rotary_scaling_factor=1.0, **old) == read("stablelm")
+
+
 def test_qwen_switches() -> None:
     arch = attention(read("qwen", use_dynamic_ntk=False, use_logn_attn=False))
     assert (arch.ropes[0].scaling, arch.log_n) == (None, None)

@@ -104,8 +104,9 @@ def read_windows(r: Reader, layers: int, window: int | None, kinds: list[str]) -
     return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
-def layer_norm(r: Reader, name: str = "layer_norm_epsilon", bias: bool = True) -> Norm:
-    return Norm("layer", r.number(name, default=1e-5, high=1.0), bias=bias)
+def layer_norm(r: Reader, *names: str) -> Norm:
+    """With a bias; ``names`` are those of its epsilon."""
+    return Norm("layer", r.number(*(names or ("layer_norm_epsilon",)), default=1e-5, high=1.0), bias=True)
 
 
 def alibi_slopes(heads: int) -> tuple[float, ...]:

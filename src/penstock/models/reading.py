@@ -63,6 +63,11 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "attention_bias": (False,),
     "mlp_bias": (False,),
     "use_sliding_window": (False,),
+    "lm_head_bias": (False,),
+    "rope_interleaved": (False,),
+    "is_llama_config": (True,),
+    "full_attn_mod": (1,),
+    "interpolate_factor": (1,),
 }
 """Keys that any configuration may have, with the values that change nothing (null never does)."""
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from penstock.errors import CheckpointError, UnsupportedError
+from penstock.models import gguf
 from penstock.models.family import Family
 from penstock.models.reading import FieldsError, class_names
 
@@ -65,6 +66,8 @@ CLASSES: dict[str, str] = {
 
 def resolve(config: Mapping[str, Any]) -> Family:
     """The family of ``config``. Raises ``UnsupportedError`` naming the nearest one and how it differs."""
+    if gguf.KEY in config:
+        return gguf.family_of(config, resolve)
     name = config.get("model_type")
     if name is None:
         classes = [name for name in class_names(config) if name in CLASSES]

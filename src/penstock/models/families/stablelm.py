@@ -1,4 +1,7 @@
-"""StableLM 2 and 3B: Llama with LayerNorm and rotary on a part of each head; the 12B has parallel residuals."""
+"""StableLM 2 and 3B: Llama with LayerNorm and rotary on a part of each head; the 12B has parallel residuals.
+
+The first checkpoints call themselves ``stablelm_epoch`` and have older key names.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,11 @@ from penstock.models.rules import Rule, stack
 def architecture(config: Config) -> Architecture:
     r = Reader(config)
     s = read_sizes(r, context=4096, kv_heads=None if "num_key_value_heads" in config else 32)
-    norm = layer_norm(r, "layer_norm_eps")
+    norm = layer_norm(r, "layer_norm_eps", "norm_eps")
+    r.only("rotary_scaling_factor", 1.0)
+    partial = r.number("rope_pct", default=0.25, high=1.0)
     attention = Attention(
-        s.heads, s.kv_heads, s.head_dim, s.head_dim**-0.5, ropes=read_ropes(r, s, partial=0.25),
+        s.heads, s.kv_heads, s.head_dim, s.head_dim**-0.5, ropes=read_ropes(r, s, partial=partial),
         qkv_bias=r.flag("use_qkv_bias", default=False), qk_norm_shared=False,
         qk_norm=replace(norm, bias=False) if r.flag("qk_layernorm", default=False) else None,
     )  # fmt: skip
