@@ -106,12 +106,12 @@ def _neighbour(path: Path) -> str:
 
 
 def _config(folder: Path, given: Path) -> dict[str, Any]:
+    inside = own_config(given)
+    if inside is not None:  # of the weights themselves: a config.json beside them may be of another form
+        return inside
     config = folder / "config.json"
     if config.exists() or config.is_symlink():
         return read_json(config)
-    inside = own_config(given)
-    if inside is not None:
-        return inside
     if given.is_file():
         raise CheckpointError(f"{given}: there is no config.json beside this file; put the model's config.json there")
     inner = [sub.parent.name for _, sub in zip(range(3), folder.glob("*/config.json"))]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Never
 
+from penstock.checkpoints.gguf import find_gguf, gguf_config, open_gguf
 from penstock.checkpoints.safetensors import SafetensorsFile
 from penstock.checkpoints.sharded import SHARD_NAME, open_index, open_numbered
 from penstock.checkpoints.source import WeightSource, some
@@ -78,11 +79,10 @@ def _refuse(kind: str, remedy: str) -> Callable[[list[Path]], Never]:
 
 
 _no_torch = _refuse("PyTorch .bin", "convert them with transformers: save_pretrained(folder, safe_serialization=True)")
-_no_gguf = _refuse("GGUF", "use the safetensors form of this model")
 READERS: tuple[Reader, ...] = (
     Reader("safetensors", (".safetensors", ".safetensors.index.json"), _find_safetensors, open_safetensors),
     Reader("torch", (".bin", ".pth", ".pt"), lambda folder: _files(folder, "pytorch_model*.bin*"), _no_torch),
-    Reader("gguf", (".gguf",), lambda folder: _files(folder, "*.gguf"), _no_gguf, _no_gguf),
+    Reader("gguf", (".gguf",), find_gguf, open_gguf, gguf_config),
 )
 
 
@@ -109,8 +109,8 @@ def own_config(path: Path) -> dict[str, Any] | None:
         read = _reader_of(path).config
         return None if read is None else read([path])
     for reader in READERS:
-        if reader.config is not None and (files := reader.find(path)):
-            return reader.config(files)
+        if files := reader.find(path):
+            return None if reader.config is None else reader.config(files)
     return None
 
 

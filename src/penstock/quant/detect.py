@@ -60,6 +60,8 @@ class Source(Protocol):
 class BlockSource(Protocol):
     """A source whose tensors say their own format (GGUF)."""
 
+    def names(self) -> list[str]: ...
+
     def block_type(self, name: str) -> str: ...
 
 
@@ -92,7 +94,7 @@ def detect(settings: Mapping[str, Any], source: Source, wish: str | None = None)
                 f"quantization='{wish}': the checkpoint is quantised already ({method}); leave quantization out"
             )
         if isinstance(source, BlockSource):
-            return Quantisation("gguf", lambda name: BlockScheme(source.block_type(name)))
+            return Quantisation("gguf", _blocks_of(source))
         return Quantisation(method, SchemesOf(METHODS[method](stored), source))
     if wanted and wanted not in ON_THE_FLY:
         raise ConfigError(
@@ -100,6 +102,11 @@ def detect(settings: Mapping[str, Any], source: Source, wish: str | None = None)
             f"leave it out, or use {' or '.join(ON_THE_FLY)} to quantise them while they are read"
         )
     return Quantisation(wanted or "none", lambda name: DENSE, converter(wanted) if wanted else None)
+
+
+def _blocks_of(source: BlockSource) -> SchemeFor:
+    names = frozenset(source.names())
+    return lambda name: BlockScheme(source.block_type(name) if name in names else "f32")
 
 
 def quantization_config(settings: Mapping[str, Any]) -> Mapping[str, Any]:
