@@ -131,8 +131,9 @@ JSON = st.recursive(
     max_leaves=12,
 )
 FIELDS = st.sampled_from([
-    "prompt", "messages", "n", "max_tokens", "temperature", "top_p", "stop", "logit_bias", "logprobs", "stream",
-    "tools", "tool_choice", "response_format", "stream_options", "model", "chat_template_kwargs", "seed", "echo", "top_logprobs",
+    "prompt", "messages", "n", "max_tokens", "temperature", "top_p", "stop", "logit_bias", "logprobs",
+    "tools", "tool_choice", "response_format", "stream_options", "model", "chat_template_kwargs", "seed", "echo",
+    "top_logprobs", "stream",
 ])  # fmt: skip
 
 

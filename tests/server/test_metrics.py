@@ -63,7 +63,7 @@ def test_request_ids_come_back_and_cannot_be_forged(server):
 def test_tokens_there_and_back(server):
     found = server.post("/tokenize", {"prompt": "héé", "return_token_strs": True}).json
     assert found["count"] == 5 and found["tokens"] == [104, 195, 169, 195, 169] and len(found["token_strs"]) == 5
-    assert server.post("/detokenize", {"tokens": found["tokens"]}).json == {"prompt": "héé"}
+    assert server.post("/detokenize", {"tokens": found["tokens"]}).json["prompt"] == "héé"
     chat = server.post("/tokenize", {"messages": [{"role": "user", "content": "x"}]}).json
     assert chat["tokens"][0] == 258
     assert server.post("/tokenize", {}).status == 400

@@ -137,7 +137,7 @@ def test_only_the_one_port_is_open(checkpoint):
         inodes = set()
         for link in Path(f"/proc/{process.popen.pid}/fd").iterdir():
             try:
-                inodes.add(os.readlink(link))
+                inodes.add(str(link.readlink()))
             except OSError:
                 continue
         listening = []

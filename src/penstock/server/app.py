@@ -35,8 +35,11 @@ def build(state: State) -> ASGIApp:
 
 
 def dialects(options: ServerOptions) -> list[Dialect]:
+    """Those that are switched on. Where two claim a path, the first has it."""
+    from penstock.server import operations, root
     from penstock.server.openai import routes as openai
+    from penstock.server.tgi import routes as tgi
 
-    found = [openai.operations()]
-    every = {"openai": openai.dialect}
-    return found + [make() for name, make in every.items() if name not in options.disabled_dialects]
+    every = {"openai": openai.dialect, "tgi": tgi.dialect}
+    chosen = [make() for name, make in every.items() if name not in options.disabled_dialects]
+    return [operations.dialect(), *chosen, root.dialect(options)]

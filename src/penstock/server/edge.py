@@ -194,9 +194,10 @@ class _Exchange:
         """Tell the client, unless an answer has begun already."""
         if self.status:
             return
-        body = encode(self.dialect.error_body(found))
+        status, value = self.dialect.error(found)
+        body = encode(value)
         try:
-            await self._start(found.status, "application/json", found.headers, len(body))
+            await self._start(status, "application/json", found.headers, len(body))
             await self._send({"type": "http.response.body", "body": b"" if self._head else body})
         except ClientGone:
             self.state.metrics.disconnects += 1

@@ -83,9 +83,9 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """Routes, and how their errors are written."""
+    """Routes, and how their errors are written: a problem to (status, body)."""
 
     name: str
     endpoints: tuple[Endpoint, ...]
-    error_body: Callable[[Problem], Any]
+    error: Callable[[Problem], tuple[int, Any]]
     prefixes: tuple[str, ...] = ()

@@ -30,13 +30,15 @@ logger = logging.getLogger(__name__)
 def serve(
     options: Mapping[str, Any],
     *,
+    sampling: Mapping[str, Any] | None = None,
     progress: LoadProgress | None = None,
     ready: Callable[[str, State], None] | None = None,
 ) -> int:
     """Load the model that ``options`` name and serve it until told to stop; the exit status.
 
-    ``options``: those of the server (``ServerOptions``) and of the engine, flat. ``ready`` is called with the URL when
-    requests are taken; without it, one line is printed. Raises ``ConfigError`` when the port is taken.
+    ``options``: those of the server (``ServerOptions``) and of the engine, flat. ``sampling``: what requests start
+    from, by the names of ``SamplingParams`` or Hugging Face's. ``ready`` is called with the URL when requests are
+    taken; without it, one line is printed. Raises ``ConfigError`` when the port is taken.
     """
     mine, engine = split(options)
     listener = bind(mine.host, mine.port)
@@ -46,7 +48,7 @@ def serve(
         listener.close()
         raise
     try:
-        state = make_state({llm.model.name: llm}, mine)
+        state = make_state({llm.model.name: llm}, mine, sampling)
         url = address(listener)
         tell = ready or _print_ready
         return asyncio.run(_serve(state, listener, lambda: tell(url, state)))

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from typing import Any
 
 from penstock._version import __version__
 from penstock.async_llm import AsyncLLM
 from penstock.errors import ConfigError, OverloadedError, nearest
+from penstock.sampling_defaults import from_hf
 from penstock.server.auth import Keys, load_keys
 from penstock.server.errors import HttpError, not_found
 from penstock.server.metrics import Metrics, ModelMetrics
 from penstock.server.options import ServerOptions
+from penstock.types import SamplingParams
 
 ANY_MODEL = frozenset({"", "tgi", "dummy", "default"})
 """Names that clients send who do not care which model answers."""
@@ -34,12 +37,16 @@ class Served:
 
 @dataclass(slots=True, eq=False)
 class State:
-    """``tasks``: requests being worked on. ``draining``: only those, no new ones. ``aborting``: not even those."""
+    """``sampling``: defaults of every request. ``tasks``: requests being worked on.
+
+    ``draining``: only those, no new ones. ``aborting``: not even those.
+    """
 
     options: ServerOptions
     served: dict[str, Served]
     keys: Keys
     metrics: Metrics
+    sampling: Mapping[str, Any] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     draining: bool = False
     aborting: bool = False
@@ -59,6 +66,13 @@ class State:
         raise not_found(
             f"no model '{shown}' here; served: {known}{nearest(shown, self.served)}", "model_not_found", param
         )
+
+    def default_params(self, served: Served, max_tokens: int | None = None) -> SamplingParams:
+        """What a request gets that says nothing: the server's own settings over the checkpoint's over ours.
+
+        ``max_tokens`` None: as many as the context allows.
+        """
+        return from_hf(self.sampling, replace(served.llm.default_sampling_params(), max_tokens=max_tokens))
 
     def admit(self) -> None:
         """Raises when no new request is taken."""
@@ -83,8 +97,13 @@ class State:
             task.cancel()
 
 
-def make_state(models: Mapping[str, AsyncLLM], options: ServerOptions) -> State:
-    """Raises ``ConfigError`` without a model or with an empty key."""
+def make_state(
+    models: Mapping[str, AsyncLLM], options: ServerOptions, sampling: Mapping[str, Any] | None = None
+) -> State:
+    """``sampling``: sampling parameters by name that requests start from; Hugging Face's names are understood.
+
+    Raises ``ConfigError`` without a model or with an empty key, ``RequestError`` for a bad sampling parameter.
+    """
     if not models:
         raise ConfigError("no model to serve: name one with --model")
     metrics = Metrics()
@@ -95,4 +114,7 @@ def make_state(models: Mapping[str, AsyncLLM], options: ServerOptions) -> State:
         facts = f"{__version__}|{sorted(llm.model.resolved.items())}".encode()
         digest = "ps_" + blake2b(facts, digest_size=6).hexdigest()
         served[name] = Served(name, llm, metrics.add(name, llm), digest, int(time.time()), aliases)
-    return State(options, served, load_keys(options.api_keys, options.api_key_file), metrics)
+    state = State(options, served, load_keys(options.api_keys, options.api_key_file), metrics, dict(sampling or {}))
+    for each in served.values():
+        state.default_params(each)
+    return state

@@ -25,7 +25,8 @@ MAX_TOP_LOGPROBS = 20
 async def chat(call: Call) -> Reply | Stream:
     request = read(parse(call.body), ChatRequest, HARMLESS, REFUSED)
     served = call.state.find(request.model)
-    work = _Chat(request, served, adapt.answer_id("chatcmpl", request, call.request_id))
+    name = adapt.answer_id("chatcmpl", request, call.request_id)
+    work = _Chat(request, served, name, call.state.default_params(served))
     prompt = await render_chat(
         served.llm,
         request.messages,
@@ -50,6 +51,7 @@ class _Chat:
     request: ChatRequest
     served: Served
     id: str
+    default: SamplingParams
     params: SamplingParams = field(init=False)
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -62,8 +64,8 @@ class _Chat:
         elif request.top_logprobs:
             raise RequestError("top_logprobs needs logprobs: true", "top_logprobs")
         limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
-        default = self.served.llm.default_sampling_params()
-        self.params = adapt.sampling_params(request, default, logprobs=top, max_tokens=limit)
+        limits = {"max_tokens": limit} if limit is not None else {}
+        self.params = adapt.sampling_params(request, self.default, logprobs=top, **limits)
 
     @property
     def head(self) -> dict[str, Any]:

@@ -21,12 +21,15 @@ from penstock.server.state import Served
 from penstock.types import CompletionOutput, RequestOutput, SamplingParams
 
 MAX_LOGPROBS = 20
+MAX_TOKENS = 16
+"""OpenAI's default for completions."""
 
 
 async def completions(call: Call) -> Reply | Stream:
     request = read(parse(call.body), CompletionRequest, HARMLESS, REFUSED)
     served = call.state.find(request.model)
-    work = _Completion(request, served, adapt.answer_id("cmpl", request, call.request_id))
+    name = adapt.answer_id("cmpl", request, call.request_id)
+    work = _Completion(request, served, name, call.state.default_params(served, MAX_TOKENS))
     prompts = await encode_prompts(
         served.llm,
         prompt_items(request.prompt),
@@ -71,6 +74,7 @@ class _Completion:
     request: CompletionRequest
     served: Served
     id: str
+    default: SamplingParams
     params: SamplingParams = field(init=False)
     nothing: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
@@ -89,7 +93,7 @@ class _Completion:
             raise RequestError("best_of cannot be streamed: the best is known at the end; leave out stream", "best_of")
         if request.best_of is not None and request.n is None:
             more["n"] = 1
-        self.params = adapt.sampling_params(request, self.served.llm.default_sampling_params(), **more)
+        self.params = adapt.sampling_params(request, self.default, **more)
 
     @property
     def head(self) -> dict[str, Any]:

@@ -29,3 +29,7 @@ def error_body(problem: Problem) -> dict[str, Any]:
             "code": problem.kind,
         }
     }
+
+
+def error(problem: Problem) -> tuple[int, dict[str, Any]]:
+    return problem.status, error_body(problem)

@@ -1,0 +1,3 @@
+"""The dialect of text-generation-inference (TGI)."""
+
+from __future__ import annotations
