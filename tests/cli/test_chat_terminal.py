@@ -97,6 +97,18 @@ def test_history_comes_back_and_the_interface_speaks_chinese(parrot: Path) -> No
         assert screen.end() == 0
 
 
+def test_what_is_typed_during_an_answer_waits_for_its_end(endless: Path) -> None:
+    with Terminal("chat", endless, "-q", "-n", 400) as screen:
+        screen.expect(">>>")
+        screen.keys("go\r")
+        screen.expect(TEXT)
+        screen.keys("/set seed 7\r" + CTRL_D)
+        answer = screen.expect("[the answer reached its limit of 400 tokens")
+        assert "seed" not in answer
+        screen.expect("seed = 7")
+        assert screen.end() == 0
+
+
 def test_escape_sequences_of_a_model_are_not_shown(tmp_path: Path) -> None:
     from tests.cli.parrot import make_parrot
 

@@ -49,7 +49,7 @@ def run(argv: Sequence[str]) -> int:
     with load(args) as llm:
         from penstock.chat import template
         from penstock.cli.chat_commands import Commands
-        from penstock.cli.chat_input import LineReader, TerminalReader
+        from penstock.cli.chat_input import LineReader, TerminalReader, typing_ahead
         from penstock.cli.conversation import MAX_TOKENS, Conversation
 
         template(llm.model)
@@ -61,7 +61,10 @@ def run(argv: Sequence[str]) -> int:
             from penstock.cli.messages import say
 
             note(say("welcome"))
-        return _loop(TerminalReader() if interactive else LineReader(), talk, commands, interactive)
+        if not interactive:
+            return _loop(LineReader(), talk, commands, interactive)
+        with typing_ahead():
+            return _loop(TerminalReader(), talk, commands, interactive)
 
 
 def _loop(reader: Reader, talk: Conversation, commands: Commands, interactive: bool) -> int:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,6 +73,26 @@ class TerminalReader:
             return unfenced(self._session.prompt())
         except EOFError:
             return None
+
+
+@contextmanager
+def typing_ahead() -> Iterator[None]:
+    """While inside, keys typed during an answer are not shown and wait for the next prompt. Ctrl-C still works."""
+    import termios
+
+    descriptor = sys.stdin.fileno()
+    try:
+        before = termios.tcgetattr(descriptor)
+    except termios.error:
+        yield
+        return
+    silent = [*before]
+    silent[3] &= ~(termios.ECHO | termios.ICANON)
+    termios.tcsetattr(descriptor, termios.TCSANOW, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
 def is_open(text: str) -> bool:
