@@ -13,6 +13,7 @@ from penstock.errors import CheckpointError, UnsupportedError, missing
 from penstock.text.bytelevel import piece_to_bytes
 from penstock.text.facts import GPT2_PATTERN, TokenizerFacts
 from penstock.text.files import read_bytes, read_json, read_text
+from penstock.text.pretokenizing import guard
 
 T = TypeVar("T")
 BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -53,7 +54,7 @@ class HfBackend:
     def encode(self, text: str, *, parse_special: bool, first: bool = True) -> list[int]:
         with self._lock:
             self._tokenizer.encode_special_tokens = not parse_special
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+            ids: list[int] = guard(lambda part: self._tokenizer.encode(part, add_special_tokens=False), text).ids
         return ids
 
     def token_bytes(self, token_id: int) -> bytes:

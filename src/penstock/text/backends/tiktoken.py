@@ -1,38 +1,37 @@
-"""Rank files of ``tiktoken`` (lines of base64 and rank): Qwen-1, Llama-3, ChatGLM-4."""
+"""Rank files of the tiktoken library (lines of base64 and rank): Qwen-1, Llama-3, ChatGLM-4, Mistral's tekken."""
 
 from __future__ import annotations
 
 import binascii
 import unicodedata
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from penstock.errors import CheckpointError, missing
+from penstock.errors import CheckpointError
 from penstock.text.backends.base import SpecialSplitter, encode_split
 from penstock.text.facts import GPT2_PATTERN, TokenizerFacts
 from penstock.text.files import read_bytes
+from penstock.text.merging import merge
+from penstock.text.pretokenizing import PatternSplitter
+
+BYTES = [bytes([value]) for value in range(256)]
+# Words that texts are made of repeat. Longer ones rarely do, and would fill the memory.
+CACHED_WORDS = 1 << 16
+CACHED_LENGTH = 48
 
 
 class TiktokenBackend:
     """Byte-level BPE by ranks, with control tokens numbered after them."""
 
     def __init__(
-        self, ranks: dict[bytes, int], path: Path, *, pattern: str, normalization: str | None,
-        added: Mapping[str, int], specials: Mapping[str, int],
+        self, ranks: dict[bytes, int], *, pattern: str, normalization: str | None, added: Mapping[str, int],
+        specials: Mapping[str, int],
     ) -> None:  # fmt: skip
-        try:
-            import tiktoken
-        except ImportError as error:
-            raise missing("tiktoken") from error
-        try:
-            self._encoding: Any = tiktoken.Encoding(
-                path.name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={}
-            )
-        except Exception as error:
-            raise CheckpointError(f"{path}: not ranks that tiktoken can use ({error})") from error
         self._ranks = ranks
         self._bytes = {rank: token for token, rank in ranks.items()}
+        self._splitter = PatternSplitter(pattern)
+        self._cached = lru_cache(CACHED_WORDS)(self._word)
         self._normalization = normalization
         everything = {**added, **specials}
         self._texts = {token_id: text for text, token_id in everything.items()}
@@ -52,8 +51,17 @@ class TiktokenBackend:
         return encode_split(text, self._all if parse_special else self._ordinary, self._plain, first)
 
     def _plain(self, text: str, first: bool) -> list[int]:
-        ids: list[int] = self._encoding.encode_ordinary(text)
+        ids: list[int] = []
+        for word in self._splitter.split(text):
+            ids.extend(self._cached(word) if len(word) <= CACHED_LENGTH else self._word(word))
         return ids
+
+    def _word(self, word: str) -> tuple[int, ...]:
+        """Ids of one piece that the pattern cut out; a piece which is a token itself is that token."""
+        data = word.encode()
+        if (rank := self._ranks.get(data)) is not None:
+            return (rank,)
+        return tuple([self._ranks[part] for part in merge([BYTES[value] for value in data], self._ranks)])
 
     def token_bytes(self, token_id: int) -> bytes:
         if (text := self._texts.get(token_id)) is not None:
@@ -111,6 +119,5 @@ def load(path: Path, *, added: Mapping[str, int], specials: frozenset[str], fact
     control = {word: token_id for word, token_id in own.items() if token_id not in taken and word not in added}
     control |= {word: token_id for word, token_id in added.items() if word in specials or word in own}
     return TiktokenBackend(
-        ranks, path, pattern=facts.pattern or GPT2_PATTERN, normalization=facts.normalization, added=added,
-        specials=control,
+        ranks, pattern=facts.pattern or GPT2_PATTERN, normalization=facts.normalization, added=added, specials=control
     )  # fmt: skip
