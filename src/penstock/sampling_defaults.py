@@ -76,4 +76,6 @@ def from_hf(kwargs: Mapping[str, Any], base: SamplingParams, prompt_len: int | N
         values.pop("top_k", None)
     if do_sample is False or (do_sample is None and "temperature" not in values and base.temperature == 0.0):
         values["temperature"] = 0.0
+    elif do_sample and "temperature" not in values and base.greedy:
+        values["temperature"] = 1.0
     return replace(base, **values)

@@ -26,6 +26,14 @@ MAX_STOPS = 64
 MAX_LOGIT_BIAS = 4096
 MAX_TOKENS = 1 << 24
 
+FLAGS = (
+    "ignore_eos",
+    "detokenize",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "include_stop_str_in_output",
+)
+
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
@@ -86,6 +94,9 @@ class SamplingParams:
             set_(self, "allowed_token_ids", tuple(self.allowed_token_ids))
         if self.top_k == -1:
             set_(self, "top_k", 0)
+        for name in FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise _bad(name, getattr(self, name), "true or false")
         self._check_counts()
         self._check_numbers()
         self._check_lists()

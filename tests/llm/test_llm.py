@@ -175,7 +175,7 @@ def test_hostile_numbers_are_refused_by_name() -> None:
         {"top_p": float("inf")}, {"top_k": -2}, {"min_p": 2}, {"max_tokens": 0}, {"max_tokens": 2**70},
         {"logprobs": 10**6}, {"repetition_penalty": 0}, {"stop": [""]}, {"stop": [1]}, {"seed": 2**64},
         {"logit_bias": {1: float("nan")}}, {"stop_token_ids": [-1]}, {"min_tokens": 5, "max_tokens": 2},
-        {"presence_penalty": True},
+        {"presence_penalty": True}, {"ignore_eos": "x"},
     ):  # fmt: skip
         with pytest.raises(RequestError) as error:
             SamplingParams(**values)  # type: ignore[arg-type]

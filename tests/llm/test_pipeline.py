@@ -70,6 +70,7 @@ def test_hf_arguments() -> None:
     assert greedy.max_tokens == 5
     assert from_hf({"do_sample": True, "temperature": 0.3, "top_p": 0.7, "repetition_penalty": 1.05}, base).top_p == 0.7
     assert from_hf({"max_length": 30}, base, prompt_len=10).max_tokens == 20
+    assert from_hf({"do_sample": True}, SamplingParams(temperature=0.0)).temperature == 1.0
     with pytest.raises(RequestError, match="counts the prompt"):
         from_hf({"max_length": 5}, base, prompt_len=10)
     assert from_hf({"eos_token_id": [1, 2]}, base).stop_token_ids == (1, 2)
