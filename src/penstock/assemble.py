@@ -4,7 +4,7 @@ was resolved. Everything that can fail for a reason of the user's fails here, be
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,13 @@ from penstock.types import I32
 if TYPE_CHECKING:
     from penstock.checkpoints.folder import Checkpoint
     from penstock.engine.engine import Engine
-    from penstock.engine.sequence import Sequence
+    from penstock.engine.sequence import Sequence as EngineSequence
     from penstock.executors.base import Executor, Limits
     from penstock.models.architecture import Architecture
     from penstock.models.family import Family
     from penstock.models.program import Program
+    from penstock.models.rules import Rule
+    from penstock.quant.detect import Quantisation
     from penstock.text.templates import ChatTemplate
     from penstock.text.tokenizer import Tokenizer
 
@@ -49,6 +51,7 @@ class Model:
     eos_ids: frozenset[int]
     max_model_len: int
     settings: Mapping[str, Any]
+    quantisation: str = "none"
     resolved: dict[str, str] = field(default_factory=dict)
     templates: dict[str, ChatTemplate] = field(default_factory=dict)
 
@@ -59,67 +62,47 @@ class Model:
 def assemble(config: Config, progress: LoadProgress | None = None) -> Model:
     """Load everything. Raises ``ConfigError`` for impossible wishes, ``CheckpointError`` for what the files hold."""
     from penstock.checkpoints.folder import Checkpoint
-    from penstock.checkpoints.load import stream_weights
-    from penstock.checkpoints.ties import settle_ties
-    from penstock.engine.admission import ModelFacts
-    from penstock.engine.engine import Engine
-    from penstock.executors.base import resolve
-    from penstock.models.decoder import build
-    from penstock.models.registry import resolve as resolve_family
 
     started = time.monotonic()
     report = progress or (lambda phase, done, total: None)
-    name = config.model.model or str(EMBEDDED)
     checkpoint = Checkpoint.open(
-        name,
+        config.model.model or str(EMBEDDED),
         config.model.revision,
         config.model.download_dir,
         progress=lambda done, total: report("download", done, total),
     )
     with checkpoint:
-        settings = {**checkpoint.config, **(config.model.hf_overrides or {})}
-        _check_quantization(config.model.quantization, settings)
-        family = resolve_family(settings)
-        rules = family.rules(family.architecture(settings), settings)
-        assert checkpoint.weights is not None  # opened with weights
-        architecture = settle_ties(family.architecture(settings), checkpoint.weights, rules)
-        program = build(architecture)
-        compute = DTYPES[config.model.dtype]
-        limits, max_model_len = _limits(config, architecture, program, _stored_dtype(settings, checkpoint))
-        tokenizer = None if config.model.skip_tokenizer_init else _tokenizer(config, checkpoint.path)
-        execu = config.executor
-        executor: Executor = resolve(execu.executor)(
-            program, limits, compute=compute, threads=execu.threads, isa=execu.isa, mode=execu.mode
-        )
-        try:
-            weights = stream_weights(
-                checkpoint,
-                program,
-                rules,
-                progress=lambda done, total: report("load", done, total),
-            )
-            executor.load(weights)
-        except BaseException:
-            executor.close()
-            raise
+        model = _model(config, checkpoint, report)
+    model.resolved = _resolved(model, time.monotonic() - started)
+    return model
+
+
+def _model(config: Config, checkpoint: Checkpoint, report: LoadProgress) -> Model:
+    """Facts → program → executor with its weights → engine."""
+    from penstock.checkpoints.ties import settle_ties
+    from penstock.models.decoder import build
+    from penstock.models.registry import resolve as resolve_family
+    from penstock.quant.detect import detect
+
+    assert checkpoint.weights is not None  # opened with weights
+    settings = {**checkpoint.config, **(config.model.hf_overrides or {})}
+    family = resolve_family(settings)
+    rules = family.rules(family.architecture(settings), settings)
+    architecture = settle_ties(family.architecture(settings), checkpoint.weights, rules)
+    program = build(architecture)
+    quantisation = detect(settings, checkpoint.weights, config.model.quantization)
+    limits, max_model_len = _limits(config, architecture, program, _stored_dtype(settings, checkpoint))
+    tokenizer = None if config.model.skip_tokenizer_init else _tokenizer(config, checkpoint.path)
     eos_ids = _eos_ids(tokenizer, checkpoint.generation_config, settings, family, architecture.vocab_size)
-    facts = ModelFacts(
-        vocab_size=architecture.vocab_size,
-        max_model_len=max_model_len,
-        eos_ids=eos_ids,
-        length_key=architecture.length_key,
-        **_positions(architecture),
-    )
-    engine = Engine(
-        executor,
-        facts,
-        config.scheduler,
-        prefix_caching=config.cache.enable_prefix_caching,
-        seed=config.model.seed,
-    )
-    served = config.model.served_model_name or (config.model.model if config.model.model else EMBEDDED_NAME)
-    model = Model(
-        name=served,
+    executor = _executor(config, program, limits)
+    try:
+        _load(executor, checkpoint, rules, quantisation, report)
+        engine = _engine(config, executor, architecture, max_model_len, eos_ids)
+    except BaseException:
+        executor.close()
+        raise
+    return Model(
+        name=config.model.served_model_name or config.model.model or EMBEDDED_NAME,
         path=checkpoint.path,
         config=config,
         family=family,
@@ -131,9 +114,51 @@ def assemble(config: Config, progress: LoadProgress | None = None) -> Model:
         eos_ids=eos_ids,
         max_model_len=max_model_len,
         settings=settings,
+        quantisation=quantisation.method,
     )
-    model.resolved = _resolved(model, time.monotonic() - started)
-    return model
+
+
+def _executor(config: Config, program: Program, limits: Limits) -> Executor:
+    from penstock.executors.base import resolve
+
+    wish = config.executor
+    executor: Executor = resolve(wish.executor)(
+        program, limits, compute=DTYPES[config.model.dtype], threads=wish.threads, isa=wish.isa, mode=wish.mode
+    )
+    return executor
+
+
+def _load(
+    executor: Executor, checkpoint: Checkpoint, rules: Sequence[Rule], quantisation: Quantisation, report: LoadProgress
+) -> None:
+    from penstock.checkpoints.load import stream_weights
+
+    weights = stream_weights(
+        checkpoint,
+        executor.program,
+        rules,
+        quantisation.scheme_for,
+        progress=lambda done, total: report("load", done, total),
+    )
+    convert = quantisation.convert
+    executor.load(weights if convert is None else ((spec, convert(spec, data)) for spec, data in weights))
+
+
+def _engine(
+    config: Config, executor: Executor, architecture: Architecture, max_model_len: int, eos_ids: frozenset[int]
+) -> Engine:
+    from penstock.engine.admission import ModelFacts
+    from penstock.engine.engine import Engine
+
+    facts = ModelFacts(
+        vocab_size=architecture.vocab_size,
+        max_model_len=max_model_len,
+        eos_ids=eos_ids,
+        length_key=architecture.length_key,
+        **_positions(architecture),
+    )
+    caching = config.cache.enable_prefix_caching
+    return Engine(executor, facts, config.scheduler, prefix_caching=caching, seed=config.model.seed)
 
 
 def _positions(architecture: Architecture) -> dict[str, Any]:
@@ -143,7 +168,7 @@ def _positions(architecture: Architecture) -> dict[str, Any]:
     if architecture.position_tokens is None:
         return {}
 
-    def positions(seq: Sequence, start: int, count: int) -> I32:
+    def positions(seq: EngineSequence, start: int, count: int) -> I32:
         return token_positions(architecture, seq.request.prompt, start, start + count)
 
     return {"positions": positions, "boundary": partial(bidirectional_boundary, architecture)}
@@ -231,23 +256,11 @@ def _eos_ids(
     return frozenset(i for i in ids if i < vocab_size)
 
 
-def _check_quantization(wish: str | None, settings: Mapping[str, Any]) -> None:
-    stored = settings.get("quantization_config") or settings.get("compression_config")
-    if stored:
-        method = stored.get("quant_method", "unknown") if isinstance(stored, Mapping) else "unknown"
-        raise ConfigError(
-            f"the checkpoint is quantised ({method}); this version reads plain float32, float16 and bfloat16 weights: "
-            "use the unquantised checkpoint"
-        )
-    if wish not in (None, "none", "auto"):
-        raise ConfigError(f"quantization='{wish}' is not available in this version: leave it out")
-
-
 def _resolved(model: Model, seconds: float) -> dict[str, str]:
     """The start-up table: what was chosen, what is taken, what can grow."""
     info, memory, limits = model.executor.info, model.executor.memory, model.executor.limits
     return {
-        "model": f"{model.name} ({model.family.name}, context {model.max_model_len})",
+        "model": f"{model.name} ({model.family.name}, context {model.max_model_len}{_quantised(model)})",
         "executor": f"{info.name} {info.isa}, {info.threads} threads, {info.compute} arithmetic",
         "memory taken": f"weights {human_bytes(memory.weights)}, workspace {human_bytes(memory.workspace)}",
         "memory that can grow": (
@@ -257,3 +270,7 @@ def _resolved(model: Model, seconds: float) -> dict[str, str]:
         "step": f"at most {limits.max_seqs} sequences and {limits.max_tokens} tokens",
         "loaded in": f"{seconds:.2f} s",
     }
+
+
+def _quantised(model: Model) -> str:
+    return "" if model.quantisation == "none" else f", {model.quantisation}"
