@@ -32,12 +32,13 @@ struct AttendBlock {
     int rows;                      // query rows
     const float* q;                // panel [head_dim][rows], scaled
     int groups;                    // groups of 16 cache rows in this partition
-    const std::byte* const* keys;  // [groups]
+    int known;                     // of which memory may be fetched early: those after the partition too
+    const std::byte* const* keys;  // [known]
     const std::byte* const* values;
     const int32_t* begin;  // [rows] cache rows seen: begin <= row < end, counted from the partition's first
     const int32_t* end;
     float softcap;          // 0: none
-    bool ahead;             // this panel is the first to read this partition: fetch each step's memory a step early
+    bool ahead;             // this panel is the first to read this partition: fetch memory a step early
     const float* slopes;    // [rows] or null: alibi
     const float* distance;  // [rows] partition's first row - the query's row
     float* scores;          // [rows][kStepRows]

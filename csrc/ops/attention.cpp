@@ -167,12 +167,12 @@ struct Attention {
     // All panels of a task over partition p: y [rows][width], peak, mass.
     template <class Function>
     void partition(const Task& t, int64_t p, Function done) const {
-        const std::byte *keys[kGroups], *values[kGroups];
+        const std::byte *keys[kGroups + kStepRows / 16], *values[kGroups + kStepRows / 16];
         const int64_t base = p * kPartition, block_size = a.cache.block_size;
         const int64_t group_bytes = a.head_dim * 16 * (a.cache.type == KVType::f32 ? 4 : 2);
-        const int64_t groups = std::min(kGroups, ceil_div(t.seen_end - base, 16));
+        const int64_t left = ceil_div(t.seen_end - base, 16), known = std::min(kGroups + kStepRows / 16, left);
         const int32_t* table = a.block_tables + t.seq * a.table_ld;
-        for (int64_t g = std::max<int64_t>(0, (t.seen_begin - base) / kStepRows * (kStepRows / 16)); g < groups; g++) {
+        for (int64_t g = std::max<int64_t>(0, (t.seen_begin - base) / kStepRows * (kStepRows / 16)); g < known; g++) {
             const int64_t row = base + g * 16;
             const int64_t at = table[row / block_size] * a.cache.block_bytes + t.head * a.cache.head_bytes +
                                row % block_size / 16 * group_bytes;
@@ -194,7 +194,8 @@ struct Attention {
             b.head_dim = a.head_dim;
             b.rows = static_cast<int>(count);
             b.q = q + begin * width;
-            b.groups = static_cast<int>(groups);
+            b.groups = static_cast<int>(std::min(kGroups, left));
+            b.known = static_cast<int>(known);
             b.keys = keys;
             b.values = values;
             b.begin = from;
