@@ -252,20 +252,6 @@ def test_a_folder_without_a_config(tmp_path: Path) -> None:
     assert "no config.json beside this file" in error_of(tmp_path / "x.safetensors")
 
 
-@pytest.mark.parametrize(
-    ("file", "told"),
-    [
-        ("pytorch_model.bin", "safe_serialization=True"),
-        ("pytorch_model-00001-of-00002.bin", "PyTorch"),
-    ],
-)
-def test_formats_without_a_reader_say_what_to_do(tmp_path: Path, file: str, told: str) -> None:
-    path = folder(tmp_path / "m")
-    (path / file).write_bytes(b"PK")
-    assert told in error_of(path, UnsupportedError)
-    assert told in error_of(path / file, UnsupportedError)
-
-
 def test_a_format_that_carries_its_config_needs_none_beside_it(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     for path in (tmp_path, tmp_path / "m.gguf", folder(tmp_path)):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Never
+from typing import Any
 
 from penstock.checkpoints.gguf import find_gguf, gguf_config, open_gguf
 from penstock.checkpoints.safetensors import SafetensorsFile
-from penstock.checkpoints.sharded import SHARD_NAME, open_index, open_numbered
+from penstock.checkpoints.sharded import SHARD_NAME, OneFile, open_index, open_numbered
 from penstock.checkpoints.source import WeightSource, some
 from penstock.errors import CheckpointError, UnsupportedError
 
@@ -49,19 +49,26 @@ def _there(path: Path) -> bool:
     return path.exists() or path.is_symlink()  # a dangling link is told as such when it is opened
 
 
-def open_safetensors(files: list[Path]) -> WeightSource:
+def _find_torch(folder: Path) -> list[Path]:
+    """The usual single file, else an index, else numbered shards."""
+    if _there(folder / "pytorch_model.bin"):
+        return [folder / "pytorch_model.bin"]
+    return _files(folder, "pytorch_model*.bin.index.json") or _files(folder, "pytorch_model*.bin")
+
+
+def open_files(files: list[Path], open_one: OneFile) -> WeightSource:
     """One file, one index, or numbered shards."""
     first = files[0]
     if first.name.endswith(".index.json"):
         if len(files) > 1:
             raise _ambiguous(files)
-        return open_index(first)
+        return open_index(first, open_one)
     match = SHARD_NAME.fullmatch(first.name)
     if match is not None and all((m := SHARD_NAME.fullmatch(f.name)) and m[1] == match[1] for f in files):
-        return open_numbered(files)
+        return open_numbered(files, open_one)
     if len(files) > 1:
         raise _ambiguous(files)
-    return SafetensorsFile(first)
+    return open_one(first)
 
 
 def _ambiguous(files: list[Path]) -> CheckpointError:
@@ -71,17 +78,19 @@ def _ambiguous(files: list[Path]) -> CheckpointError:
     )
 
 
-def _refuse(kind: str, remedy: str) -> Callable[[list[Path]], Never]:
-    def refuse(files: list[Path]) -> Never:
-        raise UnsupportedError(f"{files[0]}: {kind} weights cannot be read yet; {remedy}")
-
-    return refuse
+def _safetensors(files: list[Path]) -> WeightSource:
+    return open_files(files, SafetensorsFile)
 
 
-_no_torch = _refuse("PyTorch .bin", "convert them with transformers: save_pretrained(folder, safe_serialization=True)")
+def _torch(files: list[Path]) -> WeightSource:
+    from penstock.checkpoints.torch_bin import TorchFile
+
+    return open_files(files, TorchFile)
+
+
 READERS: tuple[Reader, ...] = (
-    Reader("safetensors", (".safetensors", ".safetensors.index.json"), _find_safetensors, open_safetensors),
-    Reader("torch", (".bin", ".pth", ".pt"), lambda folder: _files(folder, "pytorch_model*.bin*"), _no_torch),
+    Reader("safetensors", (".safetensors", ".safetensors.index.json"), _find_safetensors, _safetensors),
+    Reader("torch", (".bin", ".pth", ".pt", ".bin.index.json"), _find_torch, _torch),
     Reader("gguf", (".gguf",), find_gguf, open_gguf, gguf_config),
 )
 
@@ -118,4 +127,7 @@ def _reader_of(file: Path) -> Reader:
     for reader in READERS:
         if file.name.endswith(reader.endings):
             return reader
-    raise UnsupportedError(f"{file}: not a weights file that penstock knows; give a folder or a .safetensors file")
+    raise UnsupportedError(
+        f"{file}: not a weights file that penstock knows; give a folder, or a file that ends "
+        f"in {', '.join(ending for reader in READERS for ending in reader.endings)}"
+    )

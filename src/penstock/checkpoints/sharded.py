@@ -1,24 +1,26 @@
-"""A safetensors checkpoint in several files, with or without its ``*.safetensors.index.json``."""
+"""A checkpoint in several files, with or without its index (``*.safetensors.index.json``, ``*.bin.index.json``)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from penstock.checkpoints.jsonfile import MAX_INDEX, read_json
 from penstock.checkpoints.safetensors import SafetensorsFile
-from penstock.checkpoints.source import Array, Closing, TensorInfo, shown, some
+from penstock.checkpoints.source import Array, Closing, TensorInfo, WeightSource, shown, some
 from penstock.errors import CheckpointError
 
 MAX_SHARDS = 10_000
-SHARD_NAME = re.compile(r"(.*)-(\d{1,6})-of-(\d{1,6})\.safetensors")
+SHARD_NAME = re.compile(r"(.*)-(\d{1,6})-of-(\d{1,6})\.(safetensors|bin)")
+
+OneFile = Callable[[Path], WeightSource]
 
 
 class ShardedFiles(Closing):
-    """Several safetensors files as one `WeightSource`. Every shard's header is checked at once, no data is read."""
+    """Several files as one `WeightSource`. Every shard's header is checked at once, no data is read."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], open_one: OneFile = SafetensorsFile) -> None:
         missing = [path for path in paths if not path.exists()]
         if missing:
             raise CheckpointError(
@@ -26,15 +28,15 @@ class ShardedFiles(Closing):
                 f"{some([path.name for path in missing])}; download them"
             )
         self.paths = tuple(paths)
-        self._shards: list[SafetensorsFile] = []
-        self._home: dict[str, SafetensorsFile] = {}
+        self._shards: list[WeightSource] = []
+        self._home: dict[str, WeightSource] = {}
         try:
             for path in paths:
-                shard = SafetensorsFile(path)
+                shard = open_one(path)
                 self._shards.append(shard)
                 twice = [name for name in shard.names() if name in self._home]
                 if twice:
-                    other = self._home[twice[0]].path.name
+                    other = self._home[twice[0]].info(twice[0]).file.name
                     raise CheckpointError(
                         f"{path}: {len(twice)} tensors are also in {other}: {some(twice)}; "
                         "keep the files of one checkpoint only, or download it again"
@@ -61,7 +63,7 @@ class ShardedFiles(Closing):
             shard.close()
 
 
-def open_index(index: Path) -> ShardedFiles:
+def open_index(index: Path, open_one: OneFile = SafetensorsFile) -> ShardedFiles:
     """The shards that ``index`` names. Every tensor it lists must be in the shard that it says."""
     mapping = read_json(index, MAX_INDEX).get("weight_map")
     if not isinstance(mapping, dict) or not mapping or not all(isinstance(file, str) for file in mapping.values()):
@@ -75,7 +77,7 @@ def open_index(index: Path) -> ShardedFiles:
                 f"{index}: names the file '{shown(file)}', which is not a plain file name beside it; "
                 "do not use this checkpoint unless you trust its origin"
             )
-    source = ShardedFiles([index.parent / file for file in files])
+    source = ShardedFiles([index.parent / file for file in files], open_one)
     held = set(source.names())
     astray = sorted(name for name, file in mapping.items() if name not in held or source.info(name).file.name != file)
     if astray:
@@ -87,7 +89,7 @@ def open_index(index: Path) -> ShardedFiles:
     return source
 
 
-def open_numbered(paths: Sequence[Path]) -> ShardedFiles:
+def open_numbered(paths: Sequence[Path], open_one: OneFile = SafetensorsFile) -> ShardedFiles:
     """Files called ``x-00001-of-00003.safetensors`` without an index; all numbers must be there."""
     match = SHARD_NAME.fullmatch(paths[0].name)
     if match is None:
@@ -95,8 +97,8 @@ def open_numbered(paths: Sequence[Path]) -> ShardedFiles:
     stem, digits, count = match[1], len(match[2]), int(match[3])
     if not 0 < count <= MAX_SHARDS:
         raise CheckpointError(f"{paths[0]}: its name says {count:,} shards; the limit is {MAX_SHARDS:,}")
-    last = f"{match[3]}.safetensors"
-    return ShardedFiles([paths[0].parent / f"{stem}-{n:0{digits}}-of-{last}" for n in range(1, count + 1)])
+    last = f"{match[3]}.{match[4]}"
+    return ShardedFiles([paths[0].parent / f"{stem}-{n:0{digits}}-of-{last}" for n in range(1, count + 1)], open_one)
 
 
 def _inside(file: str) -> bool:
