@@ -242,3 +242,25 @@ def eventually(condition: Callable[[], bool], within: float = 5.0) -> bool:
             return True
         time.sleep(0.01)
     return condition()
+
+
+class Scripted:
+    """An executor whose model says ``script``, byte by byte, and then ends; delegates everything else."""
+
+    END = 257
+
+    def __init__(self, executor: Any, script: str = "") -> None:
+        self._executor = executor
+        self.script = script.encode()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executor, name)
+
+    def run(self, batch: Any) -> Any:
+        output = self._executor.run(batch)
+        sampling = batch.sampling
+        for i in range(len(output.token_ids)):
+            if sampling.target[i] < 0:
+                at = int(sampling.draw[i])
+                output.token_ids[i] = self.script[at] if at < len(self.script) else self.END
+        return output

@@ -9,6 +9,7 @@ from typing import Any
 from penstock.errors import ConfigError
 
 DIALECTS = ("openai", "tgi", "anthropic", "ollama", "llama_server", "demo")
+TOOL_FORMATS = ("auto", "hermes", "llama3_json", "mistral", "glm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,8 @@ class ServerOptions:
     ``host`` is loopback unless told otherwise; ``port`` 0 takes a free one. ``api_keys`` / ``api_key_file`` (one a
     line) guard every route but liveness. ``allowed_hosts``: Host headers taken besides loopback names when bound to
     loopback (``*``: any). ``allowed_origins``: web pages of other origins that may call (CORS); none by default.
+    ``tool_call_parser``: how the model writes calls, by its template when ``auto``. ``reasoning``: tell what the model
+    thinks apart from its answer, where its template marks it.
     """
 
     host: str = "127.0.0.1"
@@ -38,6 +41,8 @@ class ServerOptions:
     drain_timeout: float = 30.0
     watchdog_timeout: float = 120.0
     log_requests: bool = True
+    tool_call_parser: str = "auto"
+    reasoning: bool = True
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -53,6 +58,10 @@ class ServerOptions:
                 raise ConfigError(f"{name} must be seconds above 0, at most 86400, got {value!r}")
         if not isinstance(self.drain_timeout, int | float) or not 0 <= self.drain_timeout <= 86400:
             raise ConfigError(f"drain_timeout must be seconds from 0 to 86400, got {self.drain_timeout!r}")
+        if self.tool_call_parser not in TOOL_FORMATS:
+            raise ConfigError(
+                f"tool_call_parser must be one of {', '.join(TOOL_FORMATS)}, got {self.tool_call_parser!r}"
+            )
         for name in self.disabled_dialects:
             if name not in DIALECTS:
                 raise ConfigError(f"disabled_dialects: '{name}' is not one of {', '.join(DIALECTS)}")

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from penstock.errors import RequestError
 from penstock.server.answers import Answers
 from penstock.server.body import parse, read
 from penstock.server.http import Call, Reply, Stream, encode, reply
-from penstock.server.openai import adapt
+from penstock.server.openai import adapt, messages
 from penstock.server.openai.errors import error_body
 from penstock.server.openai.schema import HARMLESS, REFUSED, ChatRequest
 from penstock.server.prompts import render_chat
+from penstock.server.reading import Reading, reading
 from penstock.server.sse import DONE, HOLE, Template, event
 from penstock.server.state import Served
+from penstock.server.tools.check import check_tools
+from penstock.server.tools.pieces import Parser, ToolCall
 from penstock.types import CompletionOutput, RequestOutput, SamplingParams
 
 MAX_TOP_LOGPROBS = 20
@@ -27,16 +30,21 @@ async def chat(call: Call) -> Reply | Stream:
     served = call.state.find(request.model)
     name = adapt.answer_id("chatcmpl", request, call.request_id)
     work = _Chat(request, served, name, call.state.default_params(served))
+    names = check_tools(request.tools, request.tool_choice)
     prompt = await render_chat(
         served.llm,
         request.messages,
-        tools=request.tools,
+        tools=request.tools if names else None,
         documents=request.documents,
         add_generation_prompt=request.add_generation_prompt is not False,
         continue_final_message=bool(request.continue_final_message),
-        kwargs=request.chat_template_kwargs,
+        kwargs=_template_kwargs(request),
         truncation=adapt.truncation(request, served.llm.model.max_model_len),
     )
+    parallel = request.parallel_tool_calls is not False
+    work.reading = reading(call.state, served, names, prompt.text or "", parallel=parallel)
+    if work.reading.shows_control:
+        work.params = replace(work.params, skip_special_tokens=False)
     answers = await Answers.submit(served, [prompt], work.params, adapt.engine_options(request))
     if request.stream:
         return Stream(work.chunks(answers), lambda p: event(error_body(p)) + DONE, answers.close)
@@ -53,6 +61,7 @@ class _Chat:
     id: str
     default: SamplingParams
     params: SamplingParams = field(init=False)
+    reading: Reading = Reading()  # noqa: RUF009
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
@@ -92,15 +101,14 @@ class _Chat:
         return found
 
     def _whole_choice(self, answer: CompletionOutput) -> dict[str, Any]:
-        text = self._echoed() + answer.text
+        message, called = messages.whole(self.reading, answer.text, self._echoed())
         choice: dict[str, Any] = {
             "index": answer.index,
-            "message": {"role": "assistant", "content": text, "refusal": None, "annotations": [], "tool_calls": None},
+            "message": message,
             "logprobs": self._logprobs(answer),
-            "finish_reason": answer.finish_reason,
+            "finish_reason": messages.finish_reason(answer, called),
             "stop_reason": answer.stop_reason,
         }
-        del choice["message"]["tool_calls"]
         if self.request.return_token_ids:
             choice["token_ids"] = list(answer.token_ids)
         return choice
@@ -127,7 +135,10 @@ class _Chat:
         quick = Template({**self.head, "choices": [quick_choice], **({"usage": None} if with_usage else {})})
         full = Template({**self.head, "choices": [HOLE], **({"usage": HOLE} if with_usage else {})})
         rich = bool(self.request.logprobs or self.request.return_token_ids or running_usage)
+        plain = self.reading.plain
         done = [False] * self.params.n
+        parsers: list[Parser] = [self.reading.parser() for _ in done]
+        calls = [0] * self.params.n
 
         def chunk(index: int, delta: dict[str, Any], **more: Any) -> bytes:
             holes = [encode({"index": index, "delta": delta, **quiet, **more})]
@@ -143,19 +154,37 @@ class _Chat:
                 index = answer.index
                 if done[index]:
                     continue
-                if rich and answer.token_ids:
-                    more = {"token_ids": list(answer.token_ids)} if self.request.return_token_ids else {}
-                    out.append(chunk(index, {"content": answer.text}, logprobs=self._logprobs(answer), **more))
-                elif answer.text:
+                done[index] = answer.finish_reason is not None
+                deltas: list[dict[str, Any]] = []
+                if not plain:
+                    pieces = parsers[index].feed(answer.text) + (parsers[index].finish() if done[index] else [])
+                    deltas = messages.deltas(pieces, calls[index])
+                    calls[index] += sum(isinstance(p, ToolCall) for p in pieces)
+                elif answer.text and not rich:
                     out.append(quick(b"%d" % index, encode(answer.text)))
-                if answer.finish_reason is not None:
-                    done[index] = True
-                    out.append(chunk(index, {}, finish_reason=answer.finish_reason, stop_reason=answer.stop_reason))
+                elif answer.text:
+                    deltas = [{"content": answer.text}]
+                if rich and answer.token_ids:
+                    deltas = deltas or [{"content": ""}]
+                    more = {"token_ids": list(answer.token_ids)} if self.request.return_token_ids else {}
+                    out.append(chunk(index, deltas[0], logprobs=self._logprobs(answer), **more))
+                    deltas = deltas[1:]
+                out += [chunk(index, delta) for delta in deltas]
+                if done[index]:
+                    reason = messages.finish_reason(answer, calls[index] > 0)
+                    out.append(chunk(index, {}, finish_reason=reason, stop_reason=answer.stop_reason))
             if out:
                 yield b"".join(out)
         if with_usage:
             yield event({**self.head, "choices": [], "usage": adapt.usage(answers.usage)})
         yield DONE
+
+
+def _template_kwargs(request: ChatRequest) -> dict[str, Any] | None:
+    kwargs = dict(request.chat_template_kwargs or {})
+    if request.reasoning_effort is not None:
+        kwargs.setdefault("reasoning_effort", request.reasoning_effort)
+    return kwargs or None
 
 
 def _check_fields(request: ChatRequest) -> None:

@@ -1,0 +1,157 @@
+"""How a model's answers are read: reasoning apart from text, calls apart from both. Decided per model and request."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from penstock.chat import template
+from penstock.errors import PenstockError, RequestError
+from penstock.server.state import Served, State
+from penstock.server.tools.formats import FORMATS, SHOWS_CONTROL, detect
+from penstock.server.tools.pieces import Parser, Piece, Reasoning, Text, ToolCall, held_back
+
+THINK, THOUGHT = "<think>", "</think>"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """``format``: how calls are written, None to look for none. ``reasons``: the family marks its reasoning."""
+
+    format: str | None = None
+    names: tuple[str, ...] = ()
+    reasons: bool = False
+    starts_inside: bool = False
+    parallel: bool = True
+
+    @property
+    def plain(self) -> bool:
+        return self.format is None and not self.reasons
+
+    @property
+    def shows_control(self) -> bool:
+        """Whether control tokens must stay in the text for calls to be found."""
+        return self.format in SHOWS_CONTROL
+
+    def parser(self) -> Parser:
+        calls = FORMATS[self.format](self.names) if self.format else None
+        return _Both(calls, self.reasons, self.starts_inside, self.parallel)
+
+
+def reading(state: State, served: Served, names: Collection[str], prompt: str, *, parallel: bool = True) -> Reading:
+    """For a request that offers the functions ``names``; ``prompt`` is its rendered text.
+
+    Raises ``RequestError`` for tools where the model's template knows none.
+    """
+    try:
+        source = template(served.llm.model).source
+    except PenstockError:
+        source = ""
+    kind = None
+    if names:
+        kind = tool_format(state, source, served.llm.model.family.name)
+        if kind is None:
+            raise RequestError(
+                "this model's chat template knows no tools: leave out tools, or start the server with "
+                "--tool-call-parser and a template that shows them",
+                "tools",
+            )
+    reasons = state.options.reasoning and THOUGHT in source
+    inside = reasons and prompt.rstrip().endswith(THINK)
+    return Reading(kind, tuple(names), reasons, inside, parallel)
+
+
+def tool_format(state: State, source: str, family: str) -> str | None:
+    wish = state.options.tool_call_parser
+    return detect(source, family) if wish == "auto" else wish
+
+
+class _Both:
+    """Reasoning first, calls in what is left."""
+
+    def __init__(self, calls: Parser | None, reasons: bool, starts_inside: bool, parallel: bool) -> None:
+        self._calls = calls
+        self._thoughts = _Thoughts(starts_inside) if reasons else None
+        self._parallel = parallel
+        self._made = 0
+
+    def feed(self, text: str) -> list[Piece]:
+        pieces: list[Piece] = [Text(text)] if self._thoughts is None else self._thoughts.feed(text)
+        return self._through(pieces)
+
+    def finish(self) -> list[Piece]:
+        found = self._through([] if self._thoughts is None else self._thoughts.finish())
+        if self._calls is not None:
+            found += self._limited(self._calls.finish())
+        return found
+
+    def _through(self, pieces: list[Piece]) -> list[Piece]:
+        found: list[Piece] = []
+        for piece in pieces:
+            if self._calls is not None and isinstance(piece, Text):
+                found += self._limited(self._calls.feed(piece.text))
+            elif not isinstance(piece, Text) or piece.text:
+                found.append(piece)
+        return found
+
+    def _limited(self, pieces: list[Piece]) -> list[Piece]:
+        found = []
+        for piece in pieces:
+            if isinstance(piece, ToolCall):
+                self._made += 1
+                if self._made > 1 and not self._parallel:
+                    continue
+            found.append(piece)
+        return found
+
+
+class _Thoughts:
+    """``<think>…</think>`` at the beginning of an answer, streamed; later ones are text."""
+
+    def __init__(self, inside: bool) -> None:
+        self._state = "open" if inside else "start"
+        self._held = ""
+
+    def feed(self, text: str) -> list[Piece]:
+        if self._state == "trim":
+            text = text.lstrip("\n")
+            self._state = "after" if text else "trim"
+        if self._state in ("after", "trim"):
+            return [Text(text)] if text else []
+        text = self._held + text
+        self._held = ""
+        if self._state == "start":
+            begun = text.lstrip()
+            if THINK.startswith(begun) and len(begun) < len(THINK):
+                self._held = text
+                return []
+            if not begun.startswith(THINK):
+                self._state = "after"
+                return [Text(text)]
+            self._state, text = "open", begun[len(THINK) :]
+        if self._state == "open":
+            text = text.lstrip("\n")
+            self._state = "inside" if text else "open"
+        return self._inside(text)
+
+    def _inside(self, text: str) -> list[Piece]:
+        thought, mark, rest = text.partition(THOUGHT)
+        found: list[Piece] = []
+        if mark:
+            if thought.rstrip("\n"):
+                found.append(Reasoning(thought.rstrip("\n")))
+            self._state = "trim"
+            return found + self.feed(rest)
+        hold = held_back(text, THOUGHT)
+        sure = text[: len(text) - hold]
+        hold += len(sure) - len(sure.rstrip("\n"))
+        self._held = text[len(text) - hold :]
+        if shown := text[: len(text) - hold]:
+            found.append(Reasoning(shown))
+        return found
+
+    def finish(self) -> list[Piece]:
+        rest, self._held = self._held, ""
+        if not rest:
+            return []
+        return [Reasoning(rest)] if self._state == "inside" else [Text(rest)]
