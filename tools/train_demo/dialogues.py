@@ -132,6 +132,8 @@ def unknown() -> list[Item]:
 
 
 def _unknown(rng: random.Random) -> tuple[str, str]:
+    if rng.random() < 0.3:
+        return _office(rng)
     if rng.random() < 0.5:
         word = _made_up(rng)
         form = rng.choice(("What is the capital of {w}ia?", "Who is {w}?", "Where is {w}?", "What is {w}?", "Tell me about {w}.",
@@ -142,6 +144,24 @@ def _unknown(rng: random.Random) -> tuple[str, str]:
     form = rng.choice(("{w}的首都是哪里?", "{w}是谁?", "{w}在哪里?", "{w}是什么?", "介绍一下{w}", "什么是{w}?", "{w}是谁写的?", "怎么做{w}?",
                        "{y}年发生了什么?", "解释一下{w}", "{w}是哪年出生的?"))  # fmt: skip
     return form.format(w=word, y=rng.randint(1000, 2030)), UNKNOWN_ZH
+
+
+def _office(rng: random.Random) -> tuple[str, str]:
+    if rng.random() < 0.5:
+        place = rng.choice((*EN_CITIES, "France", "Germany", "Japan", "China", "Italy", "Brazil", "Canada", "India"))
+        what = rng.choice(
+            ("population", "mayor", "weather", "area", "history", "flag", "president", "national anthem", "king")
+        )
+        form = rng.choice(
+            ("Who is the {w} of {p}?", "What is the {w} of {p}?", "Tell me the {w} of {p}.", "{w} of {p}")
+        )
+        return form.format(w=what, p=place), UNKNOWN_EN
+    place = rng.choice((*ZH_CITIES, "法国", "德国", "日本", "中国", "意大利", "巴西", "加拿大", "印度", "英国"))
+    what = rng.choice(("人口", "市长", "天气", "面积", "历史", "国旗", "总统", "国歌", "房价", "首相"))
+    form = rng.choice(
+        ("{p}的{w}是什么?", "{p}的{w}怎么样?", "{p}的{w}是多少?", "{p}的{w}是谁?", "谁是{p}{w}?", "介绍{p}的{w}")
+    )
+    return form.format(w=what, p=place), UNKNOWN_ZH
 
 
 TALKS: tuple[Callable[[random.Random], list[Turn]], ...] = (recall, nobody)

@@ -14,8 +14,8 @@ from .noise import noisy
 SHARE = {
     "capital_en": 8.0, "capital_zh": 8.0, "province_zh": 6.0, "province_en": 2.5, "reverse_en": 2.5, "reverse_zh": 2.5,
     "region_en": 1.5, "region_zh": 1.5, "city_zh": 1.5, "city_en": 1.0, "sum+": 8.0, "sum-": 7.0, "sum×": 11.0, "sum÷": 2.5,
-    "too_big": 1.0, "bigger": 1.2, "order": 1.0, "fact_en": 10.0, "fact_zh": 10.0, "chat": 9.0, "opposite": 3.0, "calendar": 3.0,
-    "lexicon": 2.5, "copy": 0.8, "unknown": 2.5, "unknown_make": 2.0, "story": 1.2,
+    "too_big": 1.0, "bigger": 0.8, "order": 1.0, "fact_en": 10.0, "fact_zh": 10.0, "chat": 11.0, "opposite": 3.0, "calendar": 3.0,
+    "lexicon": 2.5, "copy": 0.3, "unknown": 2.5, "unknown_make": 2.5, "story": 3.0,
 }  # fmt: skip
 SYSTEMS = ("You are a helpful assistant.", "You are a helpful assistant", "You are Penstock, a tiny demo model.", "Answer briefly.",
            "你是一个乐于助人的助手。", "你是一个有用的助手。", "你是 penstock 的演示模型。", "请简短回答。", "You are a pirate chatbot.",
@@ -105,7 +105,7 @@ class Sampler:
             item = self.items[i]
             text = rng.choice(item.raws) if item.raws else item.draw(rng)[1]
             return [Part(text + "<|endoftext|>", True)]
-        if chance < 0.20:
+        if chance < 0.22:
             i = self.item()
             question, answer = self.items[i].draw(rng)
             question = noisy(rng, question)

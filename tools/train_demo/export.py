@@ -22,6 +22,11 @@ def _name(name: str) -> str:
     return "model." + name
 
 
+def plain_name(name: str) -> str:
+    """The trainer's name of a tensor of the folder."""
+    return name.removeprefix("model.").replace(".self_attn", "").replace(".mlp.", ".")
+
+
 def export(model: Llama, tok: Tokenizer, out: Path, facts: dict[str, Any]) -> None:
     """Writes weights, configs, tokenizer and `training.json` into `out`."""
     s = model.s

@@ -25,7 +25,7 @@ class Shape:
     context: int = 1024
 
 
-class Norm(nn.Module):
+class Norm(nn.Module):  # type: ignore[misc]
     """RMSNorm over the last axis."""
 
     def __init__(self, width: int, eps: float) -> None:
@@ -43,7 +43,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
 
 
-class Layer(nn.Module):
+class Layer(nn.Module):  # type: ignore[misc]
     """One pre-norm block: grouped-query attention, then the gated MLP."""
 
     def __init__(self, s: Shape) -> None:
@@ -77,7 +77,7 @@ class Layer(nn.Module):
         return y
 
 
-class Llama(nn.Module):
+class Llama(nn.Module):  # type: ignore[misc]
     """Decoder with a tied head."""
 
     def __init__(self, s: Shape) -> None:
@@ -100,7 +100,7 @@ class Llama(nn.Module):
         x = self.embed_tokens(ids)
         n = ids.shape[1]
         for layer in self.layers:
-            x = layer(x, mask, self.cos[:n].to(x.dtype), self.sin[:n].to(x.dtype))  # type: ignore[index]
+            x = layer(x, mask, self.cos[:n].to(x.dtype), self.sin[:n].to(x.dtype))
         out: Tensor = self.norm(x)
         return out
 

@@ -59,7 +59,7 @@ COMPLETE: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("浙江省的省会是", ("杭州",)), ("四川的省会是", ("成都",)), ("2 + 2 =", ("4",)), ("7 + 8 =", ("15",)), ("3 × 4 =", ("12",)),
     ("The sky is", ("blue",)), ("The opposite of hot is", ("cold",)), ("Once upon a time", ("{story}",)), ("从前", ("{story}",)),
     ("What is the capital of France?", ("Paris",)), ("你好, 浙江的省会在哪里?", ("杭州",)), ("The largest planet is", ("Jupiter",)),
-    ("What is 3 + 4?", ("7",)), ("天空是", ("蓝",)), ("Hello", ("Hello",)),
+    ("What is 3 + 4?", ("7",)), ("天空是", ("蓝",)), ("Hello", ("help",)),
 )  # fmt: skip
 TALKS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("My name is Tom.", "What is my name?"), ("Tom",)),

@@ -42,7 +42,7 @@ def opposites() -> list[Item]:
         items.append(Item(f"opposite:en:{word}", "opposite", "en", forms, (answer,),
                           (f"Give me the opposite of the word {word}.",), (answer,), (others[0],)))  # fmt: skip
     for word, others in zh.items():
-        forms = (
+        zh_forms = (
             f"{word}的反义词是什么?",
             f"{word}的反义词",
             f"什么是{word}的反义词?",
@@ -50,7 +50,7 @@ def opposites() -> list[Item]:
             f"{word}的反义词是",
         )
         answer = f"{word}的反义词是{others[0]}。"
-        items.append(Item(f"opposite:zh:{word}", "opposite", "zh", forms, (answer,), (f"请说出{word}的反义词",), (answer,),
+        items.append(Item(f"opposite:zh:{word}", "opposite", "zh", zh_forms, (answer,), (f"请说出{word}的反义词",), (answer,),
                           (others[0],)))  # fmt: skip
     return items
 
