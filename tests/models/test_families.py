@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import CheckpointError, PenstockError, UnsupportedError
@@ -41,6 +41,7 @@ NONSENSE = st.one_of(
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_spoilt_config_is_an_error_of_ours_or_a_model(name: str, data: st.DataObject) -> None:
     """Any key replaced by anything, or absent: never another exception, and what is accepted can be built."""

@@ -136,7 +136,7 @@ def test_angles_of_longrope_depend_on_each_tokens_length() -> None:
 
 @pytest.mark.parametrize(("rule", "stretch"), [("dynamic", lambda n: 3 * n / 4 - 2), ("qwen_ntk", None)])
 def test_angles_of_stretched_bases(rule: str, stretch: Any) -> None:
-    prompts = [3, 3, 3, 9, 9]
+    prompts = [3, 4, 8, 9, 9]  # qwen_ntk changes after 4 and after 8
     positions = [2, 3, 6, 0, 11]
     s = step(constants={"f": torch.tensor(PLAIN)}, prompt_lens=torch.tensor(prompts))
     found = angles(s, [positions], length=rule, original=4, factor=3.0)
