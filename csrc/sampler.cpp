@@ -32,6 +32,7 @@ struct Scratch {
     Candidate* candidates;
     double* sums;
     float* maxima;
+    double* masses;  // [kBins]
 
     Scratch(std::byte* at, int64_t vocab) {
         auto take = [&at](auto*& to, int64_t n) {
@@ -43,6 +44,7 @@ struct Scratch {
         take(candidates, vocab);
         take(sums, sum_blocks(vocab));
         take(maxima, max_groups(vocab));
+        take(masses, kBins);
     }
 };
 
@@ -129,23 +131,64 @@ class Entry {
         const double u = uniform(b_.seed[i_], b_.draw[i_]);
         const int64_t k = b_.top_k[i_];
         const double p = b_.top_p[i_], min_p = b_.min_p[i_];
-        const bool by_k = k > 0 && k < vocab_;
-        if (!by_k && p >= 1 && min_p <= 0) return draw_by_id(x, max, u);
-        int64_t n = by_k ? keep_best(x, max, k) : 0;
-        double total = 0;
-        if (by_k) {
-            if (n <= kSortAtOnce) std::sort(s_.candidates, s_.candidates + n, better);
-            total = mass_of(n);
-        } else if (p < 1) {
-            total = math_.sum_exp(x, vocab_, max, nullptr);
-        }
-        if (!by_k) n = keep_near(x, max, p, min_p, total);
+        if (k > 0 && k < vocab_) return draw_of_best(x, max, k, p, min_p, u);
+        return p < 1 || min_p > 0 ? draw_by_bins(x, max, p, min_p, u) : draw_by_id(x, max, u);
+    }
+
+    // Among the k best.
+    int32_t draw_of_best(const float* x, float max, int64_t k, double p, double min_p, double u) {
+        int64_t n = keep_best(x, max, k);
         Candidate* c = s_.candidates;
+        if (n <= kSortAtOnce) std::sort(c, c + n, better);
+        const double total = mass_of(n);
         if (p < 1) n = prefix(n, [&](double mass) { return mass >= p * total; }) + 1;
         if (min_p > 0) n = std::partition(c, c + n, [&](const Candidate& a) { return a.mass >= min_p; }) - c;
         if (n <= kSortAtOnce) std::sort(c, c + n, better);
         const double goal = u * mass_of(n);
         return c[prefix(n, [&](double mass) { return mass > goal; })].id;
+    }
+
+    // Among the whole vocabulary, cut by top_p and min_p. What is kept are whole bins, then the best `n` of the next
+    // ones; only the bins at a border are looked into and sorted.
+    int32_t draw_by_bins(const float* x, float max, double p, double min_p, double u) {
+        const double* masses = s_.masses;
+        const double total = math_.bin_exp(x, vocab_, max, s_.masses);
+        Candidate* c = s_.candidates;
+        int whole = kBins;
+        int64_t n = 0;
+        double mass = total;
+        Candidate worst{0, -kInf, INT32_MAX};
+        if (p < 1) {
+            double before = 0;
+            for (whole = 0; whole + 1 < kBins && before + masses[whole] < p * total;) before += masses[whole++];
+            n = gather(x, max, whole, whole);
+            n = prefix(n, [&](double more) { return before + more >= p * total; }) + 1;
+            mass = before + mass_of(n);
+            if (n > 0) worst = c[n - 1];
+        }
+        const int border = min_p > 0 ? bin_at(-std::log(min_p)) : kBins;
+        if (border - 1 <= whole) {
+            const int first = std::max(border - 1, 0), last = std::min({border + 1, kBins - 1, whole});
+            n = gather(x, max, first, last);
+            const auto kept = [&](const Candidate& a) { return a.mass >= min_p && !better(worst, a); };
+            n = std::partition(c, c + n, kept) - c;
+            whole = first;
+            mass = mass_of(n);
+            for (int b = 0; b < whole; b++) mass += masses[b];
+        }
+        const double goal = u * mass;
+        double before = 0;
+        for (int b = 0; b < whole; before += masses[b++]) {
+            if (before + masses[b] <= goal) continue;
+            n = gather(x, max, b, b);
+            break;
+        }
+        if (n == 0) n = gather(x, max, 0, 0);  // rounding alone leads here
+        return c[prefix(n, [&](double more) { return before + more > goal; })].id;
+    }
+
+    static int bin_at(double distance) {
+        return static_cast<int>(std::min(distance * kBinsPerUnit, static_cast<double>(kBins - 1)));
     }
 
     int32_t draw_by_id(const float* x, float max, double u) {
@@ -167,21 +210,26 @@ class Entry {
 
     // ---------------------------------------------------------------------------------------------- candidates
 
-    int64_t gather(const float* x, float max, float threshold) {
-        const int64_t n = math_.at_least(x, vocab_, threshold, s_.indexes);
+    int64_t take(const float* x, float max, int64_t n) {
         for (int64_t j = 0; j < n; j++) {
             const int32_t id = s_.indexes[j];
-            s_.candidates[j] = {0, x[id], id};
+            s_.candidates[j] = {std::exp(static_cast<double>(x[id]) - max), x[id], id};
         }
-        weigh(n, max);
         return n;
     }
 
-    void weigh(int64_t n, float max) {
-        for (int64_t j = 0; j < n; j++) {
-            Candidate& c = s_.candidates[j];
-            c.mass = std::exp(static_cast<double>(c.logit) - max);
-        }
+    // Entries of bins first to last, without those that are impossible (-inf).
+    int64_t gather(const float* x, float max, int first, int last) {
+        const float slack = (std::fabs(max) + 64) * 1e-6f;  // more than any rounding of a border
+        const float high = first == 0 ? max : max - static_cast<float>(first) / kBinsPerUnit + slack;
+        const float low = last == kBins - 1 ? std::numeric_limits<float>::lowest()
+                                            : max - static_cast<float>(last + 1) / kBinsPerUnit - slack;
+        const int64_t found = math_.between(x, vocab_, low, high, s_.indexes);
+        const auto other = [&](int32_t id) {
+            const int bin = bin_of(x[id], max);
+            return bin < first || bin > last;
+        };
+        return take(x, max, std::remove_if(s_.indexes, s_.indexes + found, other) - s_.indexes);
     }
 
     // The k best. The k-th largest of the groups' maxima is no larger than the k-th largest entry: all before it is
@@ -194,19 +242,9 @@ class Entry {
             std::nth_element(s_.maxima, s_.maxima + (k - 1), s_.maxima + groups, std::greater<float>());
             threshold = s_.maxima[k - 1];
         }
-        const int64_t n = gather(x, max, threshold);
+        const int64_t n = take(x, max, math_.between(x, vocab_, threshold, kInf, s_.indexes));
         if (n > k) std::nth_element(s_.candidates, s_.candidates + (k - 1), s_.candidates + n, better);
         return k;
-    }
-
-    // A superset of what top_p and min_p keep: all within a distance of the best that grows until it is enough.
-    int64_t keep_near(const float* x, float max, double p, double min_p, double total) {
-        for (float distance = 8;; distance *= 2) {
-            const bool all = distance > 1000;
-            const int64_t n = gather(x, max, all ? -kInf : max - distance);
-            if (all || (min_p > 0 && std::exp(-static_cast<double>(distance)) < 0.999 * min_p)) return n;
-            if (p < 1 && mass_of(n) >= (p + 1e-9) * total) return n;
-        }
     }
 
     double mass_of(int64_t n) const {
@@ -276,7 +314,7 @@ class Entry {
 
 int64_t sampler_scratch_bytes(int64_t vocab) {
     return line(vocab * 4) * 2 + line(vocab * static_cast<int64_t>(sizeof(Candidate))) + line(sum_blocks(vocab) * 8) +
-           line(max_groups(vocab) * 4);
+           line(max_groups(vocab) * 4) + line(kBins * 8);
 }
 
 void sample(const SamplerMath& math, const SamplingBatch& batch, const float* logits, int64_t ld, int64_t vocab,

@@ -1,5 +1,5 @@
-// Included by sampler_math_*.cpp, each compiled for another instruction set. Vectors are the compiler's own (16 floats,
-// 8 doubles, whatever the registers hold), so lanes, and with them the order of every sum, are the same everywhere.
+// Included by sampler_math_*.cpp, each compiled for another instruction set. Vectors are as wide as its registers, but
+// always work in groups of 64 bytes: lanes, and with them the order of every sum, are the same everywhere.
 #pragma once
 #include <cstring>
 #include <limits>
@@ -9,12 +9,22 @@
 namespace penstock {
 namespace {
 
-using F16 = float __attribute__((vector_size(64)));
-using D8 = double __attribute__((vector_size(64)));
-using L8 = int64_t __attribute__((vector_size(64)));
-using I16 = int32_t __attribute__((vector_size(64)));
-using F8 = float __attribute__((vector_size(32)));
+#if defined(__AVX512F__)
+constexpr int kBytes = 64;
+#elif defined(__AVX__)
+constexpr int kBytes = 32;
+#else
+constexpr int kBytes = 16;
+#endif
+constexpr int kF = kBytes / 4, kD = kBytes / 8;  // lanes
+constexpr int kVectors = 64 / kBytes;            // of a group
 constexpr float kInf = std::numeric_limits<float>::infinity();
+
+using VF = float __attribute__((vector_size(kBytes)));
+using VI = int32_t __attribute__((vector_size(kBytes)));
+using VD = double __attribute__((vector_size(kBytes)));
+using VL = int64_t __attribute__((vector_size(kBytes)));
+using HF = float __attribute__((vector_size(kBytes / 2)));  // as many lanes as VD
 
 #define PENSTOCK_INLINE static inline __attribute__((always_inline))
 
@@ -23,17 +33,23 @@ PENSTOCK_INLINE void load(const float* x, V& v) {
     std::memcpy(&v, x, sizeof v);
 }
 
-// exp(x) for x <= 0: 2^n e^r with |r| <= ln 2 / 2, e^r by its Taylor series to r^13. Within 1 unit in the last place of
-// double; below -708 it is 0.
-PENSTOCK_INLINE void exp8(D8& x) {
-    const D8 low = x - x - 708.0;  // NaN where x is -inf: the comparison below is false, as it should be
-    const L8 in_range = x >= low;
-    const D8 safe = reinterpret_cast<D8>(in_range & reinterpret_cast<L8>(x));
+PENSTOCK_INLINE bool any_of(const VI& lanes) {
+    const VL folded = reinterpret_cast<VL>(lanes);
+    int64_t hit = 0;
+    for (int j = 0; j < kD; j++) hit |= folded[j];
+    return hit != 0;
+}
+
+// x becomes exp(x), x <= 0: 2^n e^r with |r| <= ln 2 / 2, e^r by its Taylor series to r^13. Within one unit in the last
+// place of double; below -708 it is 0.
+PENSTOCK_INLINE void exp_of(VD& x) {
+    const VL in_range = x >= -708.0;
+    const VD safe = reinterpret_cast<VD>(in_range & reinterpret_cast<VL>(x));
     const double magic = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer in the low bits
-    const D8 shifted = safe * 1.4426950408889634 + magic;
-    const D8 n = shifted - magic;
-    const D8 r = (safe - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
-    D8 e = r * (1.0 / 6227020800.0) + 1.0 / 479001600.0;
+    const VD shifted = safe * 1.4426950408889634 + magic;
+    const VD n = shifted - magic;
+    const VD r = (safe - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
+    VD e = r * (1.0 / 6227020800.0) + 1.0 / 479001600.0;
     e = e * r + 1.0 / 39916800.0;
     e = e * r + 1.0 / 3628800.0;
     e = e * r + 1.0 / 362880.0;
@@ -46,25 +62,42 @@ PENSTOCK_INLINE void exp8(D8& x) {
     e = e * r + 0.5;
     e = e * r + 1.0;
     e = e * r + 1.0;
-    const L8 power = (reinterpret_cast<L8>(shifted) + 1023) << 52;
-    x = reinterpret_cast<D8>(in_range & reinterpret_cast<L8>(e * reinterpret_cast<D8>(power)));
+    const VL power = (reinterpret_cast<VL>(shifted) + 1023) << 52;
+    x = reinterpret_cast<VD>(in_range & reinterpret_cast<VL>(e * reinterpret_cast<VD>(power)));
+}
+
+// e[v][j] = exp(x[v * kD + j] - max) for eight entries, fewer at the end (the others count as -inf).
+PENSTOCK_INLINE void exp_group(const float* x, int64_t left, float max, VD (&e)[kVectors]) {
+    float tail[8];
+    if (left < 8) {
+        for (int j = 0; j < 8; j++) tail[j] = j < left ? x[j] : -kInf;
+        x = tail;
+    }
+    for (int v = 0; v < kVectors; v++) {
+        HF f;
+        load(x + v * kD, f);
+        e[v] = __builtin_convertvector(f, VD) - static_cast<double>(max);
+        exp_of(e[v]);
+    }
 }
 
 RowScan scan(const float* x, int64_t n) {
-    F16 most;
-    I16 bad = {};
-    for (int j = 0; j < 16; j++) most[j] = -kInf;
+    VF most[kVectors];
+    VI bad[kVectors] = {};
+    for (VF& m : most) m = VF{} - kInf;
     int64_t i = 0;
     for (; i + 16 <= n; i += 16) {
-        F16 v;
-        load(x + i, v);
-        bad |= ~(v < kInf);  // NaN and +inf
-        most = v > most ? v : most;
+        for (int v = 0; v < kVectors; v++) {
+            VF f;
+            load(x + i + v * kF, f);
+            bad[v] |= ~(f < kInf);  // NaN and +inf
+            most[v] = f > most[v] ? f : most[v];
+        }
     }
     RowScan result{-kInf, true};
-    for (int j = 0; j < 16; j++) {
-        result.sane &= bad[j] == 0;
-        if (most[j] > result.max) result.max = most[j];
+    for (int v = 0; v < kVectors; v++) {
+        result.sane &= !any_of(bad[v]);
+        for (int j = 0; j < kF; j++) result.max = most[v][j] > result.max ? most[v][j] : result.max;
     }
     for (; i < n; i++) {
         result.sane &= x[i] < kInf;
@@ -74,37 +107,72 @@ RowScan scan(const float* x, int64_t n) {
 }
 
 int64_t find(const float* x, int64_t n, float value) {
-    for (int64_t i = 0; i < n; i++) {
-        if (x[i] == value) return i;
+    for (int64_t i = 0; i < n;) {
+        if (i + 64 <= n) {
+            VI any = {};
+            for (int j = 0; j < 64; j += kF) {
+                VF f;
+                load(x + i + j, f);
+                any |= f == value;
+            }
+            if (!any_of(any)) {
+                i += 64;
+                continue;
+            }
+        }
+        for (const int64_t end = i + 64 < n ? i + 64 : n; i < end; i++) {
+            if (x[i] == value) return i;
+        }
     }
     return 0;
 }
 
 int64_t count_greater(const float* x, int64_t n, float value) {
+    VI counts = {};  // minus one for each; a vocabulary has fewer than 2^31 entries
+    int64_t i = 0;
+    for (; i + kF <= n; i += kF) {
+        VF f;
+        load(x + i, f);
+        counts += f > value;
+    }
     int64_t count = 0;
-    for (int64_t i = 0; i < n; i++) count += x[i] > value;
+    for (int j = 0; j < kF; j++) count -= counts[j];
+    for (; i < n; i++) count += x[i] > value;
     return count;
 }
 
-double sum_exp(const float* x, int64_t n, float shift, double* sums) {
+double sum_exp(const float* x, int64_t n, float max, double* sums) {
     double total = 0;
     for (int64_t begin = 0; begin < n; begin += kSumBlock) {
         const int64_t end = begin + kSumBlock < n ? begin + kSumBlock : n;
-        D8 acc = {};
+        VD acc[kVectors] = {};
         for (int64_t i = begin; i < end; i += 8) {
-            F8 v;
-            if (i + 8 <= end) {
-                load(x + i, v);
-            } else {
-                for (int j = 0; j < 8; j++) v[j] = i + j < end ? x[i + j] : -kInf;
-            }
-            D8 e = __builtin_convertvector(v, D8) - static_cast<double>(shift);
-            exp8(e);
-            acc += e;
+            VD e[kVectors];
+            exp_group(x + i, end - i, max, e);
+            for (int v = 0; v < kVectors; v++) acc[v] += e[v];
         }
-        const double sum = ((acc[0] + acc[4]) + (acc[1] + acc[5])) + ((acc[2] + acc[6]) + (acc[3] + acc[7]));
+        double lanes[8], sum = 0;
+        std::memcpy(lanes, acc, sizeof lanes);
+        for (const double lane : lanes) sum += lane;
         if (sums != nullptr) sums[begin / kSumBlock] = sum;
         total += sum;
+    }
+    return total;
+}
+
+double bin_exp(const float* x, int64_t n, float max, double* masses) {
+    double split[4][kBins] = {};  // neighbours often fall into one bin: four sums wait less for each other
+    for (int64_t i = 0; i < n; i += 8) {
+        VD e[kVectors];
+        exp_group(x + i, n - i, max, e);
+        double lanes[8];
+        std::memcpy(lanes, e, sizeof lanes);
+        for (int j = 0; j < 8 && i + j < n; j++) split[j % 4][bin_of(x[i + j], max)] += lanes[j];
+    }
+    double total = 0;
+    for (int b = 0; b < kBins; b++) {
+        masses[b] = (split[0][b] + split[1][b]) + (split[2][b] + split[3][b]);
+        total += masses[b];
     }
     return total;
 }
@@ -117,13 +185,14 @@ void group_max(const float* x, int64_t n, float* maxima) {
     for (int64_t begin = 0; begin < n; begin += kMaxGroup) {
         float most = -kInf;
         if (begin + kMaxGroup <= n) {
-            F16 v, w;
-            load(x + begin, v);
-            for (int j = 16; j < kMaxGroup; j += 16) {
-                load(x + begin + j, w);
-                v = v > w ? v : w;
+            VF m;
+            load(x + begin, m);
+            for (int j = kF; j < kMaxGroup; j += kF) {
+                VF f;
+                load(x + begin + j, f);
+                m = f > m ? f : m;
             }
-            for (int j = 0; j < 16; j++) most = v[j] > most ? v[j] : most;
+            for (int j = 0; j < kF; j++) most = m[j] > most ? m[j] : most;
         } else {
             for (int64_t i = begin; i < n; i++) most = x[i] > most ? x[i] : most;
         }
@@ -131,27 +200,23 @@ void group_max(const float* x, int64_t n, float* maxima) {
     }
 }
 
-int64_t at_least(const float* x, int64_t n, float threshold, int32_t* indexes) {
-    int64_t count = 0, i = 0;
-    for (; i + 64 <= n; i += 64) {
-        I16 any = {};
-        for (int j = 0; j < 64; j += 16) {
-            F16 v;
-            load(x + i + j, v);
-            any |= v >= threshold;
+int64_t between(const float* x, int64_t n, float low, float high, int32_t* indexes) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i += 64) {
+        const int64_t end = i + 64 < n ? i + 64 : n;
+        if (end == i + 64) {
+            VI any = {};
+            for (int j = 0; j < 64; j += kF) {
+                VF f;
+                load(x + i + j, f);
+                any |= (f >= low) & (f <= high);
+            }
+            if (!any_of(any)) continue;
         }
-        L8 folded = reinterpret_cast<L8>(any);
-        int64_t hit = 0;
-        for (int j = 0; j < 8; j++) hit |= folded[j];
-        if (hit == 0) continue;
-        for (int64_t j = i; j < i + 64; j++) {
+        for (int64_t j = i; j < end; j++) {
             indexes[count] = static_cast<int32_t>(j);
-            count += x[j] >= threshold;
+            count += x[j] >= low && x[j] <= high;
         }
-    }
-    for (; i < n; i++) {
-        indexes[count] = static_cast<int32_t>(i);
-        count += x[i] >= threshold;
     }
     return count;
 }
@@ -159,4 +224,4 @@ int64_t at_least(const float* x, int64_t n, float threshold, int32_t* indexes) {
 }  // namespace
 }  // namespace penstock
 
-#define PENSTOCK_SAMPLER_MATH {scan, find, count_greater, sum_exp, divide, group_max, at_least}
+#define PENSTOCK_SAMPLER_MATH {scan, find, count_greater, sum_exp, bin_exp, divide, group_max, between}

@@ -44,14 +44,21 @@ void passes(const SamplerMath& m, const std::vector<float>& x) {
     m.divide(x.data(), n, 0.7f, y.data());
     for (int64_t i = 0; i < n; i++) CHECK(y[i] == x[i] / 0.7f);
 
+    Buffer<double> masses(kBins), others(kBins);
+    CHECK(std::abs(m.bin_exp(x.data(), n, max, masses.data()) - want) <= 1e-13 * want);
+    g.bin_exp(x.data(), n, max, others.data());
+    CHECK(std::memcmp(masses.data(), others.data(), kBins * sizeof(double)) == 0);
+
     Buffer<int32_t> found(n);
-    for (const float threshold : {-kInf, 0.0f, max}) {
-        const int64_t count = m.at_least(x.data(), n, threshold, found.data());
-        int64_t at = 0;
-        for (int64_t i = 0; i < n; i++) {
-            if (x[i] >= threshold) CHECK(at < count && found[at++] == i);
+    for (const float low : {-kInf, 0.0f, max}) {
+        for (const float high : {0.5f, kInf}) {
+            const int64_t count = m.between(x.data(), n, low, high, found.data());
+            int64_t at = 0;
+            for (int64_t i = 0; i < n; i++) {
+                if (x[i] >= low && x[i] <= high) CHECK(at < count && found[at++] == i);
+            }
+            CHECK(at == count);
         }
-        CHECK(at == count);
     }
     Buffer<float> maxima((n + kMaxGroup - 1) / kMaxGroup);
     m.group_max(x.data(), n, maxima.data());

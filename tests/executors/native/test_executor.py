@@ -95,12 +95,12 @@ def test_loading() -> None:
     made = NativeExecutor(LLAMA, limits(), threads=1)
     with pytest.raises(ExecutionError, match="load"):
         made.run(Runner(made).batch([(Runner(made).add(IDS), 2)]))
-    given = list(weights(LLAMA))
+    stream = list(weights(LLAMA))
     with pytest.raises(CheckpointError, match=r"1 weights are missing: head\.weight"):
-        made.load(w for w in given if w[0].name != "head.weight")
+        made.load(w for w in stream if w[0].name != "head.weight")
     with pytest.raises(CheckpointError, match="comes twice"):
-        made.load(given)
-    spec, data = given[0]
+        made.load(stream)
+    spec, data = stream[0]
     short = WeightData("f32", (3, 4), {"weight": np.zeros((3, 4), np.float32)})
     for wrong, says, kind in (
         (short, "shape", CheckpointError),
@@ -149,10 +149,17 @@ def good(run: Runner) -> Batch:
     return run.batch([(run.add(IDS), 5), (run.add(IDS), 3)], sampling=sampling([0, 7], 30))
 
 
+def given(batch: Batch, field: str, value: Any) -> Batch:
+    """The batch with another array."""
+    changed: dict[str, Any] = {field: value}
+    return replace(batch, **changed)
+
+
 def change(batch: Batch, field: str, at: Any, value: Any) -> Batch:
+    """The batch with another entry in one of its arrays."""
     array = getattr(batch, field).copy()
     array[at] = value
-    return replace(batch, **{field: array})
+    return given(batch, field, array)
 
 
 BAD: list[tuple[str, Any, Any]] = [
@@ -182,10 +189,10 @@ def test_arrays_of_wrong_size_or_type(field: str) -> None:
     batch = good(run)
     array = getattr(batch, field)
     with pytest.raises(ExecutionError, match="bad batch"):
-        run.executor.run(replace(batch, **{field: array[..., :-1] if field != "block_tables" else array[:-1]}))
+        run.executor.run(given(batch, field, array[..., :-1] if field != "block_tables" else array[:-1]))
     for wrong in (array.reshape(1, 1, -1), None, "text"):
         with pytest.raises(ExecutionError, match=field):
-            run.executor.run(replace(batch, **{field: wrong}))
+            run.executor.run(given(batch, field, wrong))
 
 
 def test_too_much_for_the_limits() -> None:

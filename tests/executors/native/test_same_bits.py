@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 from penstock import _native
 from penstock.executors.base import Traced
-from tests.executors.native.some import DTYPES, IDS, NAMES, executor, runner
-from tests.harness import F32, Runner, Seq
+from penstock.executors.native.executor import NativeExecutor
+from penstock.models.decoder import build
+from tests.executors.native.some import DTYPES, IDS, NAMES, executor, runner, weights
+from tests.harness import F32, Runner, Seq, limits
+from tests.models.some import ARCHITECTURES
 
 ISAS = _native.possible_isas()
 
@@ -106,3 +109,23 @@ def test_hidden_rows_are_what_the_head_reads() -> None:
     batch = again.batch([(again.add(IDS), len(IDS))])
     other.trace(batch, lambda t: traced.update({n: v.copy() for n, v in t.outputs.items()}))
     np.testing.assert_array_equal(out.hidden, traced[other.program.outputs["hidden"]])
+
+
+@pytest.mark.parametrize(("isa", "kv"), list(product(ISAS, ("f32", "f16", "bf16"))))
+def test_what_a_broken_request_left_in_the_cache_harms_nobody(isa: str, kv: str) -> None:
+    """Token 29 is embedded as NaN: its rows in the cache are NaN until another sequence writes over some of them."""
+    program = build(ARCHITECTURES["window"])
+    broken = NativeExecutor(program, limits(blocks=3, kv_dtype=kv), isa=isa, threads=1)
+    stream = list(weights(program))
+    stream[0][1].arrays["weight"][29] = np.nan
+    broken.load(stream)
+    run = Runner(broken)
+    ids = [i % 29 for i in IDS]
+    want = run.prefill(ids, [7])
+    poisoned = run.prefill([29] * 48)
+    assert np.isnan(poisoned).all()
+    np.testing.assert_array_equal(run.prefill(ids, [7]), want)
+    sane, sick = run.add(ids[:9]), run.add([29] * 9)
+    (mine, _), _ = run.step([(sane, 9), (sick, 9)])
+    np.testing.assert_array_equal(mine, want[:9])
+    assert np.isfinite(want).all()
