@@ -13,7 +13,7 @@ from penstock.config import SchedulerConfig
 from penstock.engine.admission import ModelFacts
 from penstock.engine.engine import Engine, drain
 from penstock.errors import ExecutionError
-from penstock.executors.base import ExecutorInfo, Limits, Memory
+from penstock.executors.base import ExecutorInfo, Hook, Limits, Memory
 from penstock.models.program import Program
 from penstock.types import Batch, SamplingParams, StepOutput
 
@@ -29,6 +29,7 @@ class FakeExecutor:
         self.steps: list[int] = []
         self.fail_next = False
         self.poison: int | None = None
+        self.leads = {0}  # how far cache rows may lie before positions: prefixes that do not shift them
 
     info = ExecutorInfo("fake", "none", 1, "none", {})
     memory = Memory(0, 0, 0, 0)
@@ -36,6 +37,9 @@ class FakeExecutor:
     def load(self, weights: object) -> None: ...
 
     def close(self) -> None: ...
+
+    def trace(self, batch: Batch, hook: Hook) -> StepOutput:
+        raise NotImplementedError
 
     def run(self, batch: Batch) -> StepOutput:
         size = self.limits.block_size
@@ -55,7 +59,9 @@ class FakeExecutor:
             rows = np.arange(length)
             slots = batch.block_tables[s, rows // size].astype(np.int64) * size + rows % size
             assert (slots[length - (last - first) :] == batch.slots[first:last]).all()
-            assert (batch.positions[0, first:last] == rows[length - (last - first) :]).all()
+            moved = set((rows[length - (last - first) :] - batch.positions[0, first:last]).tolist())
+            assert len(moved) == 1, "positions are not consecutive"
+            assert moved <= self.leads
             content = self.cache[slots]
             for offset in range(last - first):
                 contexts[int(first) + offset] = tuple(content[: length - (last - first) + offset + 1].tolist())
@@ -112,6 +118,11 @@ def expected(prompt: list[int], count: int, seed: int = 0) -> list[int]:
     for _ in range(count):
         tokens.append(next_token(tuple(tokens), seed))
     return tokens[len(prompt) :]
+
+
+def fake(engine: Engine) -> FakeExecutor:
+    assert isinstance(engine.executor, FakeExecutor)
+    return engine.executor
 
 
 def run_all(engine: Engine) -> dict[tuple[str, int], list[int]]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from penstock.engine.engine import Engine
 from penstock.errors import ContextLengthError, OverloadedError, RequestError
 from penstock.types import SamplingParams
-from tests.engine.fake import VOCAB, expected, greedy, make_engine, run_all
+from tests.engine.fake import VOCAB, expected, fake, greedy, make_engine, run_all
 
 prompts = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=40)
 
@@ -88,11 +88,11 @@ def test_prefix_hit_skips_computation_and_changes_no_token() -> None:
     prompt = list(range(30))
     engine.add("a", prompt, greedy(4))
     run_all(engine)
-    before = sum(engine.executor.steps)
+    before = sum(fake(engine).steps)
     request = engine.add("b", [*prompt[:20], 90, 91], greedy(4))
     assert run_all(engine)["b", 0] == expected([*prompt[:20], 90, 91], 4)
     assert request.metrics.cached_tokens == 20
-    assert sum(engine.executor.steps) - before == 2 + 3
+    assert sum(fake(engine).steps) - before == 2 + 3
     assert engine.stats.prefix_hits == 20
 
 
@@ -241,7 +241,7 @@ def test_endings_eos_stop_id_min_tokens_and_foreign_ids() -> None:
 def test_a_failing_step_ends_its_requests_and_not_the_engine() -> None:
     engine = make_engine()
     engine.add("a", [1, 2, 3], greedy(4))
-    engine.executor.fail_next = True
+    fake(engine).fail_next = True
     updates = engine.step()
     assert [(u.finish_reason, u.error) for u in updates] == [("error", "out of luck")]
     engine.add("b", [1, 2, 3], greedy(4))
@@ -251,7 +251,7 @@ def test_a_failing_step_ends_its_requests_and_not_the_engine() -> None:
 
 def test_logits_that_are_not_finite_fail_their_request_only() -> None:
     engine = make_engine()
-    engine.executor.poison = 66
+    fake(engine).poison = 66
     engine.add("bad", [66, 1], greedy(4))
     engine.add("good", [5, 1], greedy(4))
     updates = engine.step()
@@ -276,7 +276,7 @@ def test_whole_prompts_are_never_split() -> None:
     engine.add("c", [3] * 5, greedy(3))
     found = run_all(engine)
     assert found["b", 0] == expected([2] * 30, 3)
-    assert 30 in engine.executor.steps or 31 in engine.executor.steps
+    assert 30 in fake(engine).steps or 31 in fake(engine).steps
 
 
 def test_cancel_of_one_waiting_and_unknown_requests() -> None:
@@ -285,6 +285,59 @@ def test_cancel_of_one_waiting_and_unknown_requests() -> None:
     engine.cancel("a")
     engine.cancel("nobody")
     assert engine.step() == []
+    assert_empty(engine)
+
+
+@settings(max_examples=60)
+@given(
+    rows=st.integers(1, 30),
+    jobs=st.lists(st.tuples(prompts, st.integers(1, 8), st.sampled_from([None, "p", "q"])), min_size=1, max_size=6),
+    block_size=st.sampled_from([1, 4, 16]),
+    chunk=st.integers(0, 9),
+    n=st.integers(1, 3),
+    shifts=st.booleans(),
+)
+def test_prefixes_stand_before_the_tokens_in_shared_blocks(
+    rows: int, jobs: list[tuple[list[int], int, str | None]], block_size: int, chunk: int, n: int, shifts: bool
+) -> None:
+    engine = make_engine(num_blocks=200 // block_size + 40, block_size=block_size, prefill_chunk=chunk)
+    heads = {"p": list(range(50, 50 + rows)), "q": list(range(10, 10 + rows // 2 + 1))}
+    for name, head in heads.items():
+        prefix = engine.add_prefix(name, len(head), shifts)
+        for i, token in enumerate(head):
+            fake(engine).cache[prefix.blocks[i // block_size] * block_size + i % block_size] = token
+    fake(engine).leads |= set() if shifts else {len(head) for head in heads.values()}
+    pinned = engine.pool.used
+    for repeat in range(2):  # the second round finds the first in the cache
+        for i, (prompt, count, which) in enumerate(jobs):
+            engine.add(f"{repeat}-{i}", prompt, SamplingParams(n=n, seed=3, max_tokens=count), prefix=which)
+        requests = list(engine.requests.values())
+        found = run_all(engine)
+        for request, (prompt, count, which) in zip(requests, jobs):
+            for index in range(n):
+                context = [*heads.get(which or "", []), *prompt]
+                assert found[request.request_id, index] == expected(context, count, request.seed_of(index))
+    assert engine.pool.used == pinned
+    for name in heads:
+        engine.remove_prefix(name)
+    assert_empty(engine)
+
+
+def test_prefixes_are_pinned_named_and_bounded() -> None:
+    engine = make_engine(num_blocks=8, block_size=4)
+    engine.add_prefix("p", 9)
+    with pytest.raises(RequestError, match="loaded already"):
+        engine.add_prefix("p", 1)
+    with pytest.raises(OverloadedError, match=r"6 KV blocks and 5"):
+        engine.add_prefix("q", 24)
+    with pytest.raises(RequestError, match="no prefix"):
+        engine.add("r", [1], greedy(1), prefix="x")
+    with pytest.raises(ContextLengthError, match="20"):
+        engine.add("r", [1] * 20, greedy(2))
+    fake(engine).leads.add(9)
+    engine.add("r", [1] * 18, greedy(2), prefix="p")
+    engine.remove_prefix("p")
+    assert run_all(engine)["r", 0]
     assert_empty(engine)
 
 

@@ -41,9 +41,11 @@ def check_prompt(prompt: Seq[int], facts: ModelFacts) -> list[int]:
     return tokens
 
 
-def max_tokens(prompt_len: int, params: SamplingParams, facts: ModelFacts, cache_tokens: int) -> int:
-    """How many tokens the request may generate. Raises ``ContextLengthError`` if context or cache can never hold it."""
-    longest = facts.max_model_len
+def max_tokens(prompt_len: int, params: SamplingParams, longest: int, cache_tokens: int) -> int:
+    """How many tokens the request may generate within a context of ``longest`` and a cache of ``cache_tokens``.
+
+    Raises ``ContextLengthError`` if they can never hold it.
+    """
     room = longest - prompt_len
     if room < 1:
         raise ContextLengthError(

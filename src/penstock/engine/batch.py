@@ -67,7 +67,7 @@ class BatchBuilder:
         items = plan.items
         seats = np.fromiter((i.seq.seat for i in items), np.int64, len(items))
         counts = np.fromiter((i.count for i in items), np.int32, len(items))
-        starts = np.fromiter((i.seq.computed for i in items), np.int32, len(items))
+        starts = np.fromiter((i.seq.lead + i.seq.computed for i in items), np.int32, len(items))
         query_start = np.zeros(len(items) + 1, np.int32)
         np.cumsum(counts, out=query_start[1:])
         token_ids, positions, indexes = self._tokens(items, query_start, starts)
@@ -100,13 +100,15 @@ class BatchBuilder:
         """Ids, positions [channels, T] and cache indexes of the step's tokens."""
         if self.positions is plain_positions and len(items) == query_start[-1]:
             ids = np.fromiter((i.seq.tokens[i.seq.computed] for i in items), np.int32, len(items))
-            return ids, starts[None], starts
+            shifts = np.fromiter((_shift(i.seq) - i.seq.lead for i in items), np.int32, len(items))
+            return ids, (starts + shifts)[None], starts
         flat: list[int] = []
         for item in items:
             seq = item.seq
             flat += seq.tokens[seq.computed : seq.computed + item.count]
-        positions = np.concatenate([self.positions(i.seq, i.seq.computed, i.count) for i in items], axis=1)
-        indexes = np.concatenate([np.arange(i.seq.computed, i.seq.computed + i.count, dtype=np.int32) for i in items])
+        chunks = [self.positions(i.seq, i.seq.computed, i.count) + np.int32(_shift(i.seq)) for i in items]
+        positions = np.concatenate(chunks, axis=1)
+        indexes = np.concatenate([np.arange(s, s + i.count, dtype=np.int32) for s, i in zip(starts, items)])
         return np.asarray(flat, np.int32), positions.astype(np.int32, copy=False), indexes
 
     def _sync(self, seq: Sequence) -> None:
@@ -175,6 +177,12 @@ class BatchBuilder:
             mask_row=mask_row,
             masks=masks,
         )
+
+
+def _shift(seq: Sequence) -> int:
+    """How far a prefix moves the positions of the tokens behind it."""
+    prefix = seq.request.prefix
+    return prefix.rows if prefix is not None and prefix.shifts else 0
 
 
 def _bias(entry: Entry) -> tuple[Iterable[float], ...] | None:

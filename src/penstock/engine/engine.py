@@ -15,8 +15,8 @@ from penstock.engine.batch import BatchBuilder, Entry
 from penstock.engine.blocks import BlockPool
 from penstock.engine.prefix_cache import PrefixCache
 from penstock.engine.scheduler import Plan, Scheduled, Scheduler
-from penstock.engine.sequence import Request, Sequence, SequenceUpdate, Status, TokenScore
-from penstock.errors import ExecutionError, OverloadedError, PenstockError, RequestError
+from penstock.engine.sequence import Prefix, Request, Sequence, SequenceUpdate, Status, TokenScore
+from penstock.errors import ExecutionError, OverloadedError, PenstockError, RequestError, nearest
 from penstock.executors.base import Executor
 from penstock.types import Batch, FinishReason, RequestMetrics, SamplingParams, StepOutput
 
@@ -74,6 +74,33 @@ class Engine:
         self._stats = EngineStats(blocks_total=limits.num_blocks)
         self._random = random.Random(seed)
         self._order = 0
+        self._pinned = self._serial = 0
+        self.prefixes: dict[str, Prefix] = {}
+
+    def add_prefix(self, name: str, rows: int, shifts: bool = False) -> Prefix:
+        """Pin blocks for ``rows`` cache rows that requests may name; the caller has their content written.
+
+        Raises ``RequestError`` if the name is taken, ``OverloadedError`` if too few blocks are free now.
+        """
+        if name in self.prefixes:
+            raise RequestError(f"prefix '{name}' is loaded already", "name")
+        count = -(-rows // self.block_size)
+        if rows < 1 or count > self.pool.free:
+            raise OverloadedError(f"prefix '{name}' needs {count} KV blocks and {self.pool.free} are free")
+        self._serial += 1
+        blocks = tuple(self.pool.allocate() for _ in range(count))
+        prefix = Prefix(name, rows, blocks, shifts, self._serial)
+        self._pinned += count
+        self.prefixes[name] = prefix
+        return prefix
+
+    def remove_prefix(self, name: str) -> None:
+        """Unpin a prefix. Requests that use it keep its blocks until they end. Unknown names are ignored."""
+        prefix = self.prefixes.pop(name, None)
+        if prefix is not None:
+            self._pinned -= len(prefix.blocks)
+            for block in prefix.blocks:
+                self.pool.release(block)
 
     def add(
         self,
@@ -83,6 +110,7 @@ class Engine:
         *,
         cache_salt: str = "",
         adapter: int = 0,
+        prefix: str | None = None,
         priority: int = 0,
         arrival_time: float | None = None,
     ) -> Request:
@@ -94,7 +122,10 @@ class Engine:
         facts = self.facts
         tokens = check_prompt(prompt, facts)
         mask = allowed_mask(params, facts)
-        limit = max_tokens(len(tokens), params, facts, self.pool.total * self.block_size)
+        held = self._prefix(prefix)
+        lead = held.rows if held is not None else 0
+        room = (self.pool.total - self._pinned + lead // self.block_size) * self.block_size - lead
+        limit = max_tokens(len(tokens), params, facts.max_model_len - lead, room)
         self._order += 1
         request = Request(
             request_id=request_id,
@@ -108,6 +139,7 @@ class Engine:
             metrics=RequestMetrics(arrival_time=time.monotonic() if arrival_time is None else arrival_time),
             cache_salt=cache_salt,
             adapter=adapter,
+            prefix=held,
             length_key=facts.length_key(len(tokens)),
             priority=priority,
             order=self._order,
@@ -118,6 +150,8 @@ class Engine:
             raise RequestError(
                 f"n={request.width} answers at once are more than max_num_seqs={self.config.max_num_seqs}", "n"
             )
+        for block in held.blocks if held is not None else ():
+            self.pool.share(block)  # kept until the request ends, even if the prefix is unloaded or it is preempted
         first = Sequence(request, 0, list(tokens))
         if params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty:
             first.counts = {}
@@ -166,6 +200,13 @@ class Engine:
             self.scheduler.finish(seq)
             seq.finish_reason, seq.stop_reason = reason, stop_reason
             self._stats.finished[reason] = self._stats.finished.get(reason, 0) + 1
+
+    def _prefix(self, name: str | None) -> Prefix | None:
+        if name is None:
+            return None
+        if name not in self.prefixes:
+            raise RequestError(f"no prefix '{name}' is loaded{nearest(name, self.prefixes)}", "prefix")
+        return self.prefixes[name]
 
     @property
     def has_work(self) -> bool:
@@ -264,7 +305,9 @@ class Engine:
             len(request.sequences) == request.width or request.sequences[0].finish_reason in ("abort", "error")
         ):
             request.metrics.finished_time = request.metrics.finished_time or time.monotonic()
-            self.requests.pop(request.request_id, None)
+            if self.requests.pop(request.request_id, None) is not None and request.prefix is not None:
+                for block in request.prefix.blocks:
+                    self.pool.release(block)
 
 
 def _score(output: StepOutput, i: int, token: int, wanted: int) -> TokenScore:

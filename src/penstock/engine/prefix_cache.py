@@ -27,11 +27,15 @@ class PrefixCache:
         self._key = os.urandom(32)
 
     def match(self, seq: Sequence) -> list[int]:
-        """Cached blocks of the longest known prefix of ``seq``, at most all but its last token. Takes no reference."""
+        """Cached blocks of the longest known prefix of ``seq``, at most all but its last token. Takes no reference.
+
+        Whole blocks of a :class:`Prefix` come before them and are not among them.
+        """
         if not self.enabled or not seq.request.cacheable:
             return []
         found: list[int] = []
-        for i in range((len(seq.tokens) - 1) // self.block_size):
+        first = seq.lead // self.block_size
+        for i in range(first, (seq.lead + len(seq.tokens) - 1) // self.block_size):
             block = self.pool.find(self._name(seq, i))
             if block is None:
                 break
@@ -46,20 +50,23 @@ class PrefixCache:
         """Name the blocks that became full when ``seq.computed`` grew from ``before``."""
         if not self.enabled or not seq.request.cacheable:
             return
-        for i in range(before // self.block_size, seq.computed // self.block_size):
+        lead, size = seq.lead, self.block_size
+        for i in range((lead + before) // size, (lead + seq.computed) // size):
             self.pool.name(seq.blocks[i], self._name(seq, i))
 
     def _name(self, seq: Sequence, index: int) -> bytes:
-        names, size = seq.block_names, self.block_size
-        while len(names) <= index:
-            i = len(names)
+        names, size, lead = seq.block_names, self.block_size, seq.lead
+        first = lead // size
+        while first + len(names) <= index:
+            i = first + len(names)
             previous = names[-1] if names else self._root(seq)
-            names.append(self._digest(previous, seq.tokens[i * size : (i + 1) * size]))
-        return names[index]
+            names.append(self._digest(previous, seq.tokens[max(0, i * size - lead) : (i + 1) * size - lead]))
+        return names[index - first]
 
     def _root(self, seq: Sequence) -> bytes:
         request = seq.request
-        facts = f"{request.cache_salt!r}|{request.adapter}|{request.length_key}".encode()
+        prefix = request.prefix.serial if request.prefix is not None else 0
+        facts = f"{request.cache_salt!r}|{request.adapter}|{request.length_key}|{prefix}".encode()
         return blake2b(facts, key=self._key, digest_size=16).digest()
 
     def _digest(self, previous: bytes, tokens: Seq[int]) -> bytes:

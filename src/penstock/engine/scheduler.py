@@ -128,17 +128,20 @@ class Scheduler:
         if len(self.running) + self._seats_promised() + _seats_needed(seq) > self.config.max_num_seqs:
             return False
         hit = self.cache.match(seq)
-        count = self._chunk(seq, len(seq.tokens) - len(hit) * self.block_size, step, alone=not step.items)
+        known = self._behind(seq, hit)
+        computed = max(0, len(known) * self.block_size - seq.lead) if hit else 0
+        count = self._chunk(seq, len(seq.tokens) - computed, step, alone=not step.items)
         if count == 0:
             return False
-        needed = _blocks(len(seq.tokens), self.block_size) - len(hit) + sum(self.pool.is_free(b) for b in hit)
+        needed = -(-(seq.lead + len(seq.tokens)) // self.block_size) - len(known)
+        needed += sum(self.pool.is_free(b) for b in known) + (seq.lead % self.block_size > 0 and not hit)
         if needed + len(self.running) > self.pool.free and (self.running or needed > self.pool.free):
             return False
         heapq.heappop(self._waiting)
-        for block in hit:
+        for block in known:
             self.pool.share(block)
-        seq.blocks = list(hit)
-        seq.computed = len(hit) * self.block_size
+        seq.blocks = known
+        seq.computed = computed
         seq.status = Status.RUNNING
         self._seat(seq)
         self.running.append(seq)
@@ -149,6 +152,13 @@ class Scheduler:
         self._reserve(seq, count, step.copies)
         step.take(seq, count)
         return True
+
+    def _behind(self, seq: Sequence, hit: list[int]) -> list[int]:
+        """``hit`` behind the blocks of the request's prefix. A hit replaces the one that prefix and tokens share."""
+        prefix = seq.request.prefix
+        if prefix is None:
+            return list(hit)
+        return [*prefix.blocks[: prefix.rows // self.block_size], *hit] if hit else list(prefix.blocks)
 
     def _chunk(self, seq: Sequence, wanted: int, step: _Step, alone: bool) -> int:
         """How many of ``wanted`` tokens fit this step's budget of tokens and rows."""
@@ -163,7 +173,8 @@ class Scheduler:
 
     def _reserve(self, seq: Sequence, count: int, copies: list[tuple[int, int]]) -> bool:
         """Own blocks for ``count`` more tokens, private where they are written (copy-on-write). All or nothing."""
-        first, last = seq.computed // self.block_size, (seq.computed + count - 1) // self.block_size
+        row = seq.lead + seq.computed
+        first, last = row // self.block_size, (row + count - 1) // self.block_size
         missing = max(0, last + 1 - len(seq.blocks))
         shared = [i for i in range(first, min(last + 1, len(seq.blocks))) if self.pool.shared(seq.blocks[i])]
         if missing + len(shared) > self.pool.free:
@@ -252,10 +263,6 @@ class _Step:
 def _age(seq: Sequence) -> tuple[int, int, int]:
     """Sort key: the largest is preempted first (least urgent, youngest, last answer)."""
     return (seq.request.priority, seq.request.order, seq.index)
-
-
-def _blocks(tokens: int, block_size: int) -> int:
-    return -(-tokens // block_size)
 
 
 def _seats_needed(seq: Sequence) -> int:

@@ -23,6 +23,21 @@ class Status(Enum):
     FINISHED = "finished"
 
 
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Keys and values that stand before a request's first token (P-Tuning, prefix-tuning), in pinned shared blocks.
+
+    ``rows`` cache rows in ``blocks``, the last of which may be partly filled. ``shifts``: the first token's position is
+    ``rows`` (PEFT), not 0 (ChatGLM's P-Tuning). ``serial`` differs between all prefixes ever loaded.
+    """
+
+    name: str
+    rows: int
+    blocks: tuple[int, ...]
+    shifts: bool = False
+    serial: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """One request: a prompt and ``width`` answers to it. ``eos_ids`` and ``stop_ids`` end an answer."""
@@ -42,6 +57,7 @@ class Request:
     order: int = 0
     mask: U32 | None = None
     boundary: int = 0
+    prefix: Prefix | None = None
     sequences: list[Sequence] = field(default_factory=list)
     prompt_scores: list[PromptScore] = field(default_factory=list)
 
@@ -86,7 +102,10 @@ PromptScore = TokenScore
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """One answer in the making. ``seat`` is its row in the engine's tables while it runs."""
+    """One answer in the making. ``seat`` is its row in the engine's tables while it runs.
+
+    cache rows   |<-- lead (prefix) -->|<-- computed tokens -->|<-- wanted -->|
+    """
 
     request: Request
     index: int
@@ -112,6 +131,11 @@ class Sequence:
     @property
     def num_output(self) -> int:
         return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def lead(self) -> int:
+        """Cache rows before the first token: token i lies in cache row lead + i."""
+        return self.request.prefix.rows if self.request.prefix is not None else 0
 
     @property
     def finished(self) -> bool:
