@@ -1,14 +1,17 @@
 """Plain weights made int8 or int4 while they are read.
 
-int8: symmetric, one scale for ``GROUP`` inputs of a row. int4: codes 0..15 about 8, the scale of each group found by
-search: of ``STEPS`` scales around the largest magnitude's, the one with the smallest squared error, then refitted by
-least squares to the codes it gives. Matrices of linears and experts only; routers, gates and tables stay as they are,
-and an output projection is int8 under either wish.
+int8: symmetric, one scale for a group of inputs of a row. int4: codes 0..15 with a scale and a zero point a group,
+found by search: from each of a few widths about the group's middle, codes and the straight line through them (least
+squares) are fitted to each other in turn, and the pair with the smallest squared error is kept. Matrices of linears and
+experts only; routers, gates and tables stay as they are, and an output projection is int8 under either wish.
+docs/formats.md states the errors.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +25,9 @@ F32 = NDArray[np.float32]
 Convert = Callable[[WeightSpec, WeightData], WeightData]
 
 INT8_GROUP, INT4_GROUP = 128, 32
-STEPS = 16
-CHUNK = 1 << 22  # numbers converted at once
+WIDTHS, FITS = (1.0, 0.85), 2
+CHUNK = 1 << 17  # numbers converted at once, so that the work stays in cache
+MAX_THREADS = 8
 KEPT = ("router.weight", "shared_gate.weight")
 HEADS = ("head.weight", "embed.weight")
 
@@ -52,21 +56,26 @@ def quantise(data: WeightData, bits: int, group: int) -> WeightData:
     n = source.shape[0]
     codes: Array = np.empty((n, k // 2), np.uint8) if bits == 4 else np.empty((n, k), np.int8)
     scales = np.empty((n, k // group), np.float32)
+    zeros = np.empty_like(scales)
     step = max(1, CHUNK // k)
-    for start in range(0, n, step):
+
+    def piece(start: int) -> None:
         rows = slice(start, start + step)
         w = source[rows].astype(np.float32).reshape(-1, k // group, group)
         if bits == 8:
             signed, scales[rows] = _int8(w)
             codes[rows] = signed.reshape(-1, k)
         else:
-            unsigned, scales[rows] = _int4(w)
+            unsigned, scales[rows], zeros[rows] = _int4(w)
             flat = unsigned.reshape(-1, k)
             codes[rows] = flat[:, 0::2] | flat[:, 1::2] << 4
+
+    with ThreadPoolExecutor(min(MAX_THREADS, len(os.sched_getaffinity(0)))) as pool:  # numpy works without the GIL
+        list(pool.map(piece, range(0, n, step)))
     lead = data.shape[:-1]
     arrays: dict[str, Array] = {"weight": codes.reshape(*lead, -1), "scales": scales.reshape(*lead, -1)}
     if bits == 4:
-        arrays["zeros"] = np.full(arrays["scales"].shape, 8, np.float32)
+        arrays["zeros"] = zeros.reshape(*lead, -1)
     return WeightData(f"int{bits}", data.shape, arrays, params={"group": group})
 
 
@@ -76,22 +85,34 @@ def _int8(w: F32) -> tuple[NDArray[np.int8], F32]:
     return codes.astype(np.int8), scale
 
 
-def _int4(w: F32) -> tuple[NDArray[np.uint8], F32]:
-    """The extreme of a group goes near code 0 or 15, whichever side it is on: -8 reaches further than 7."""
-    place = np.abs(w).argmax(axis=2)
-    extreme = np.take_along_axis(w, place[:, :, None], axis=2)[:, :, 0]
-    best = np.full(extreme.shape, np.inf, np.float32)
-    scale = np.zeros_like(extreme)
-    for shrink in np.linspace(0.7, 1.15, STEPS, dtype=np.float32):
-        trial = extreme * (shrink / np.float32(-8))
-        q = np.clip(np.rint(w * _inverse(trial)[:, :, None]), -8, 7)
-        square = np.einsum("ngk,ngk->ng", q, q)
-        fitted = np.einsum("ngk,ngk->ng", w, q) * _inverse(square)
-        error = -fitted * np.einsum("ngk,ngk->ng", w, q)  # the squared error less that of zero
-        better = error < best
-        best, scale = np.where(better, error, best), np.where(better, fitted, scale)
-    codes = np.clip(np.rint(w * _inverse(scale)[:, :, None]), -8, 7) + 8
-    return codes.astype(np.uint8), scale
+def _int4(w: F32) -> tuple[NDArray[np.uint8], F32, F32]:
+    """Codes, scales and zero points of groups w [n, groups, group]."""
+    low, high = w.min(axis=2), w.max(axis=2)
+    mean, best = w.mean(axis=2), np.full(low.shape, np.inf, np.float32)
+    scale, offset = np.zeros_like(low), low
+    for width in WIDTHS:
+        m = (low + high) / 2 - (high - low) * np.float32(width / 2)
+        s = (high - low) * np.float32(width / 15)
+        for _ in range(FITS):
+            q = _codes(w, s, m)
+            middle = q.mean(axis=2)
+            centred = q - middle[:, :, None]
+            together = np.einsum("ngk,ngk->ng", centred, w)
+            s = together * _inverse(np.einsum("ngk,ngk->ng", centred, centred))
+            m = mean - s * middle
+            error = -s * together  # the squared error less that of the mean alone
+            better = error < best
+            best = np.where(better, error, best)
+            scale, offset = np.where(better, s, scale), np.where(better, m, offset)
+    flat = scale == 0  # (0 + 1) * offset
+    zeros = np.where(flat, np.float32(-1), -offset * _inverse(scale))
+    return _codes(w, scale, offset).astype(np.uint8), np.where(flat, offset, scale), zeros
+
+
+def _codes(w: F32, scale: F32, offset: F32) -> F32:
+    q = w - offset[:, :, None]
+    q *= _inverse(scale)[:, :, None]
+    return np.clip(np.rint(q, out=q), 0, 15, out=q)
 
 
 def _inverse(x: F32) -> F32:

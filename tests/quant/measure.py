@@ -1,0 +1,121 @@
+"""What each format costs in accuracy: logits and perplexity of a trained model against its plain weights.
+
+    python -m tests.quant.measure [windows]
+
+Prints the table of docs/formats.md: the stories260K model over the first windows of 256 tokens of tinystories.txt, on
+the plain executor, so that nothing but the weights differs. ``weights`` is the root mean square of what changed in the
+weights, by theirs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.checkpoints.folder import Checkpoint
+from penstock.checkpoints.load import stream_weights
+from penstock.models.decoder import build
+from penstock.models.program import WeightSpec
+from penstock.models.registry import resolve
+from penstock.quant.formats import BLOCKS
+from penstock.quant.onthefly import Convert, converter, error_of
+from penstock.quant.scheme import WeightData
+from tests.harness import Runner, executor_class, limits
+from tests.helpers import shared
+
+WINDOW = 256
+
+
+def blocks(kind: str) -> Convert:
+    """The library's quantiser, for comparison; rows that its blocks do not divide stay as they are."""
+    import gguf
+
+    def convert(spec: WeightSpec, data: WeightData) -> WeightData:
+        if spec.kind != "matrix" or data.shape[-1] % BLOCKS[kind].elements:
+            return data
+        raw = gguf.quantize(np.asarray(data.arrays["weight"], np.float32), gguf.GGMLQuantizationType[kind.upper()])
+        return WeightData(kind, data.shape, {"blocks": raw})
+
+    return convert
+
+
+class Measured:
+    """Weights as ``convert`` makes them, their error and size, and a runner of them."""
+
+    def __init__(self, folder: Path, convert: Convert | None) -> None:
+        with Checkpoint.open(folder) as checkpoint:
+            family = resolve(checkpoint.config)
+            architecture = family.architecture(checkpoint.config)
+            rules = family.rules(architecture, checkpoint.config)
+            self.program = build(architecture)
+            self.errors: list[float] = []
+            self.nbytes = self.numbers = 0
+            executor = executor_class("torch")(self.program, limits(), compute="f32", threads=1, isa=None)
+            executor.load(self._counted(stream_weights(checkpoint, self.program, rules), convert))
+            self.runner = Runner(executor)
+
+    def _counted(
+        self, stream: Iterator[tuple[WeightSpec, WeightData]], convert: Convert | None
+    ) -> Iterator[tuple[WeightSpec, WeightData]]:
+        for spec, data in stream:
+            made = data if convert is None else convert(spec, data)
+            if made is not data:
+                self.errors.append(error_of(data, made))
+                self.nbytes += made.nbytes
+                self.numbers += int(np.prod(made.shape))
+            yield spec, made
+
+    def logits(self, windows: list[list[int]]) -> list[NDArray[np.float32]]:
+        return [self.runner.prefill(window) for window in windows]
+
+
+def perplexity(logits: list[NDArray[np.float32]], windows: list[list[int]]) -> float:
+    losses = []
+    for rows, ids in zip(logits, windows):
+        rows = rows[:-1].astype(np.float64)
+        top = rows.max(axis=1)
+        total = top + np.log(np.exp(rows - top[:, None]).sum(axis=1))
+        losses.append(total - rows[np.arange(len(ids) - 1), ids[1:]])
+    return float(np.exp(np.concatenate(losses).mean()))
+
+
+def windows_of(count: int) -> list[list[int]]:
+    import sentencepiece
+
+    model = shared("assets", "stories260K-llama", "hf", "tokenizer.model")
+    tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    text = shared("assets", "text", "tinystories.txt").read_text(encoding="utf-8")[: count * WINDOW * 5]
+    ids = tokenizer.encode(text)
+    return [[1, *ids[at : at + WINDOW - 1]] for at in range(0, count * (WINDOW - 1), WINDOW - 1)]
+
+
+def main() -> None:
+    folder = shared("assets", "stories260K-llama", "hf")
+    windows = windows_of(int(sys.argv[1]) if len(sys.argv) > 1 else 64)
+    plain = Measured(folder, None).logits(windows)
+    before = perplexity(plain, windows)
+    print(f"{sum(map(len, windows))} tokens; plain weights: perplexity {before:.4f}")
+    cases: dict[str, Callable[[], Convert]] = {
+        **{f"int8, group {g}": (lambda g=g: converter("int8", g)) for g in (32, 64, 128)},
+        **{f"int4, group {g}": (lambda g=g: converter("int4", g)) for g in (32, 64, 128)},
+        **{kind: (lambda kind=kind: blocks(kind)) for kind in ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")},
+    }
+    print("| format | bits a weight | weights | logits, largest | logits, mean | perplexity | change |")
+    print("|---|---|---|---|---|---|---|")
+    for name, make in cases.items():
+        model = Measured(folder, make())
+        logits = model.logits(windows)
+        change = np.abs(np.concatenate(logits) - np.concatenate(plain))
+        after = perplexity(logits, windows)
+        print(
+            f"| {name} | {8 * model.nbytes / model.numbers:.2f} | {np.mean(model.errors):.5f} | {change.max():.3f} "
+            f"| {change.mean():.4f} | {after:.4f} | {100 * (after / before - 1):+.2f} % |"
+        )
+
+
+if __name__ == "__main__":
+    main()
