@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import unicodedata
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ ranks = st.dictionaries(
 
 def plainly(parts: list[bytes], table: dict[bytes, int]) -> list[bytes]:
     """The definition: join the leftmost pair of the lowest rank, again and again."""
-    while pairs := [(table[a + b], i) for i, (a, b) in enumerate(zip(parts, parts[1:])) if a + b in table]:
+    while pairs := [(table[a + b], i) for i, (a, b) in enumerate(pairwise(parts)) if a + b in table]:
         i = min(pairs)[1]
         parts = [*parts[:i], parts[i] + parts[i + 1], *parts[i + 2 :]]
     return parts
@@ -109,8 +110,8 @@ class TestPatterns:
         """Single letters and digits of each script, by whether they stay with a letter or a digit before them."""
         tiktoken = pytest.importorskip("tiktoken")
         table = {bytes([value]): value for value in range(256)}
-        for lead in b"a1!":
-            table |= {bytes([lead, value]): 256 + lead * 256 + value for value in range(256)}
+        for first in b"a1!":
+            table |= {bytes([first, value]): 256 + first * 256 + value for value in range(256)}
         library = tiktoken.Encoding("lead", pat_str=GPT2_PATTERN, mergeable_ranks=table, special_tokens={})
         splitter = PatternSplitter(GPT2_PATTERN)
         for code in [*range(1, 0x3000, 3), *range(0x3000, 0xD800, 211), *range(0xE000, 0x20000, 97)]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from penstock.errors import RequestError
 from penstock.text.backends.base import Backend, SpecialSplitter
@@ -45,7 +46,7 @@ class Tokenizer:
         self.eos_id = self._named_id("eos_token")
         self.pad_id = self._named_id("pad_token")
         self.unk_id = self._named_id("unk_token")
-        self.eos_ids = frozenset(() if self.eos_id is None else (self.eos_id,))
+        self.eos_ids = self.config.end_ids | (frozenset() if self.eos_id is None else {self.eos_id})
         named = (self.bos_id, self.eos_id, self.pad_id, self.unk_id)
         self.special_ids = frozenset(backend.specials.values()) | {i for i in named if i is not None}
         self.prefix_ids, self.suffix_ids = self._around(add_bos, add_eos)
@@ -63,6 +64,17 @@ class Tokenizer:
         from penstock.text.load import load_folder
 
         return load_folder(Path(path), mode)
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any], *, source: str = "GGUF metadata") -> Tokenizer:
+        """The tokenizer that a GGUF file's ``metadata`` (key to value) holds; ``source`` names the file in errors.
+
+        Raises CheckpointError for a damaged list or id, UnsupportedError for an algorithm or a pre-tokenizer that
+        penstock does not know.
+        """
+        from penstock.text.load_gguf import load_metadata
+
+        return load_metadata(metadata, source)
 
     def _special_tokens(self) -> dict[str, str]:
         """``bos_token`` … by text, as templates see them: the configuration first, then facts of the class."""

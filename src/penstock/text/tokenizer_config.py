@@ -20,6 +20,7 @@ class TokenizerConfig:
 
     ``tokens``: ``bos_token`` … by text, with ``None`` for an explicit null. ``specials``: all control tokens named.
     ``added``: ``{id: {"content": text, "special": bool, …}}``. ``templates``: chat templates by name.
+    ``end_ids``: tokens that end an answer, where a file names more than one.
     """
 
     tokenizer_class: str | None = None
@@ -32,6 +33,7 @@ class TokenizerConfig:
     add_prefix_space: bool | None = None
     legacy: bool | None = None
     templates: Mapping[str, str] = field(default_factory=dict)
+    end_ids: frozenset[int] = frozenset()
 
 
 def read_tokenizer_config(folder: Path) -> TokenizerConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -174,6 +174,33 @@ def load_vocab_merges(
     _add_tokens(tokenizer, added, named)
     decoder = _PieceDecoder({"type": "ByteLevel"}, vocab)
     return _guarded(lambda: HfBackend(tokenizer, decoder, _named(tokenizer, named)), vocab)
+
+
+def build_bpe(
+    table: Mapping[str, int], merges: Sequence[tuple[str, str]], patterns: Sequence[str], *, source: str,
+    normalization: str | None, whole_first: bool, prefix_space: bool, control: Sequence[str], user: Sequence[str],
+) -> HfBackend:  # fmt: skip
+    """Byte-level BPE whose texts are cut by each of ``patterns`` in turn.
+
+    ``whole_first``: a piece that is a token itself is not merged. ``control``, ``user``: tokens read from the text
+    before it is cut; only the former are control tokens.
+    """
+    library = _library()
+
+    def build() -> HfBackend:
+        model = library.models.BPE(vocab=dict(table), merges=list(merges), ignore_merges=whole_first)
+        tokenizer = library.Tokenizer(model)
+        if normalization == "NFC":
+            tokenizer.normalizer = library.normalizers.NFC()
+        cuts = [library.pre_tokenizers.Split(library.Regex(pattern), "isolated") for pattern in patterns]
+        level = library.pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=False)
+        tokenizer.pre_tokenizer = library.pre_tokenizers.Sequence([*cuts, level])
+        tokenizer.decoder = library.decoders.ByteLevel()
+        tokenizer.add_special_tokens([library.AddedToken(word, normalized=False) for word in control if word])
+        tokenizer.add_tokens([library.AddedToken(word, normalized=False) for word in user])
+        return HfBackend(tokenizer, _PieceDecoder({"type": "ByteLevel"}, Path(source)), {})
+
+    return _guarded(build, Path(source))
 
 
 def _add_tokens(tokenizer: Any, added: Mapping[int, Mapping[str, Any]], named: frozenset[str]) -> None:
