@@ -264,3 +264,13 @@ class Scripted:
                 at = int(sampling.draw[i])
                 output.token_ids[i] = self.script[at] if at < len(self.script) else self.END
         return output
+
+
+class Talker:
+    """A server whose model says what it is told."""
+
+    def __init__(self, server: Server, scripted: Scripted) -> None:
+        self.server, self.url, self.post, self._scripted = server, server.url, server.post, scripted
+
+    def say(self, text: str) -> None:
+        self._scripted.script = text.encode()

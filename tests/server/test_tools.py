@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from penstock.server.tools.arguments import python_arguments
 from penstock.server.tools.formats import FORMATS, detect
 from penstock.server.tools.pieces import Text, ToolCall
-from tests.server.harness import NAME, TEMPLATE, Scripted, Server, make_checkpoint, open_model
+from tests.server.harness import NAME
 
 NAMES = ("get_weather", "add")
 PARIS = ("get_weather", {"city": "Paris"})
@@ -106,27 +106,6 @@ def test_python_arguments_run_nothing():
 )  # fmt: skip
 def test_the_format_follows_from_the_template(template, family, kind):
     assert detect(template, family) == kind
-
-
-class Talker:
-    def __init__(self, server: Server, scripted: Scripted) -> None:
-        self.url, self.post, self._scripted = server.url, server.post, scripted
-
-    def say(self, text: str) -> None:
-        self._scripted.script = text.encode()
-
-
-@pytest.fixture(scope="module")
-def talker(tmp_path_factory):
-    """A server whose model says what it is told, with a template of Qwen's kind."""
-    template = "{% if tools %}<tool_call>{{ tools | tojson }}</tool_call>{% endif %}<think></think>" + TEMPLATE
-    path = make_checkpoint(tmp_path_factory.mktemp("talker"), template)
-    model = open_model(path)
-    scripted = Scripted(model.model.executor)
-    model.model.engine.executor = scripted
-    with Server(model) as server:
-        yield Talker(server, scripted)
-    model.close()
 
 
 @pytest.fixture

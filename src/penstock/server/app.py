@@ -37,9 +37,18 @@ def build(state: State) -> ASGIApp:
 def dialects(options: ServerOptions) -> list[Dialect]:
     """Those that are switched on. Where two claim a path, the first has it."""
     from penstock.server import operations, root
+    from penstock.server.anthropic import routes as anthropic
+    from penstock.server.llama_server import routes as llama_server
+    from penstock.server.ollama import routes as ollama
     from penstock.server.openai import routes as openai
     from penstock.server.tgi import routes as tgi
 
-    every = {"openai": openai.dialect, "tgi": tgi.dialect}
+    every = {
+        "openai": openai.dialect,
+        "tgi": tgi.dialect,
+        "anthropic": anthropic.dialect,
+        "ollama": ollama.dialect,
+        "llama_server": llama_server.dialect,
+    }
     chosen = [make() for name, make in every.items() if name not in options.disabled_dialects]
     return [operations.dialect(), *chosen, root.dialect(options)]

@@ -37,7 +37,8 @@ class Served:
 
 @dataclass(slots=True, eq=False)
 class State:
-    """``sampling``: defaults of every request. ``tasks``: requests being worked on.
+    """``sampling``: defaults of every request. ``shared``: what a dialect keeps between requests, by its name.
+    ``tasks``: requests being worked on.
 
     ``draining``: only those, no new ones. ``aborting``: not even those.
     """
@@ -47,6 +48,7 @@ class State:
     keys: Keys
     metrics: Metrics
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    shared: dict[str, Any] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     draining: bool = False
     aborting: bool = False

@@ -8,6 +8,7 @@ from penstock.server.http import Call, Dialect, Endpoint, Reply, reply
 from penstock.server.openai.chat import chat
 from penstock.server.openai.completions import completions
 from penstock.server.openai.errors import error
+from penstock.server.responses import routes as responses
 from penstock.server.state import Served
 
 
@@ -38,5 +39,6 @@ def dialect() -> Dialect:
         Endpoint("GET", "/v1/models/{name:path}", one_model),
         Endpoint("POST", "/v1/completions", completions),
         Endpoint("POST", "/v1/chat/completions", chat),
+        *responses.endpoints(),
     ]
     return Dialect("openai", tuple(endpoints), error, ("/v1/",))

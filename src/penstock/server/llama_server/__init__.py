@@ -1,0 +1,3 @@
+"""The dialect of llama.cpp's server."""
+
+from __future__ import annotations

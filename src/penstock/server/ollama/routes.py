@@ -1,0 +1,256 @@
+"""Ollama's routes for generating and for looking at what is served. Models are not pulled or deleted over HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from penstock._version import __version__
+from penstock.errors import RequestError
+from penstock.server.answers import Answers
+from penstock.server.body import parse, read
+from penstock.server.errors import HttpError, Problem
+from penstock.server.http import Call, Dialect, Endpoint, Reply, Stream, encode, reply
+from penstock.server.ollama.schema import (
+    HARMLESS,
+    HARMLESS_OPTIONS,
+    REFUSED,
+    REFUSED_OPTIONS,
+    ChatRequest,
+    Common,
+    GenerateRequest,
+    Options,
+    ShowRequest,
+)
+from penstock.server.prompts import encode_prompts
+from penstock.server.reading import Reading
+from penstock.server.state import Served
+from penstock.server.tools.check import check_tools
+from penstock.server.tools.pieces import Piece, Reasoning, Text, ToolCall, read_json
+from penstock.server.turn import Turn, begin, merged
+from penstock.types import Message, RequestOutputKind, SamplingParams
+
+SAME = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "seed")
+LINES = "application/x-ndjson"
+Shape = Callable[[Sequence[Piece]], dict[str, Any]]
+
+
+async def chat(call: Call) -> Reply | Stream:
+    request = read(parse(call.body), ChatRequest, HARMLESS, REFUSED)
+    served = _served(call, request)
+    if not request.messages:
+        return reply(
+            {**_head(served), "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "load"}
+        )
+    names = check_tools(request.tools, None)
+    turn = await begin(
+        call,
+        served,
+        [_message(m) for m in request.messages],
+        _params(call, served, request),
+        names=names,
+        tools=request.tools,
+        stream=request.stream is not False,
+        kwargs=_thinking(request),
+        reasoning=request.think is not False,
+    )
+
+    def shape(pieces: Sequence[Piece]) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": _joined(pieces, Text)}
+        if thoughts := _joined(pieces, Reasoning):
+            message["thinking"] = thoughts
+        calls = [
+            {"function": {"name": p.name, "arguments": read_json(p.arguments)}}
+            for p in pieces
+            if isinstance(p, ToolCall)
+        ]
+        return {"message": {**message, "tool_calls": calls} if calls else message}
+
+    return await _answer(request, turn, shape)
+
+
+async def generate(call: Call) -> Reply | Stream:
+    request = read(parse(call.body), GenerateRequest, HARMLESS, REFUSED)
+    served = _served(call, request)
+    if not request.prompt:
+        return reply({**_head(served), "response": "", "done": True, "done_reason": "load"})
+    params, stream = _params(call, served, request), request.stream is not False
+    if request.raw:
+        prompts = await encode_prompts(served.llm, [request.prompt])
+        kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
+        turn = Turn(served, await Answers.submit(served, prompts, replace(params, output_kind=kind)), Reading())
+    else:
+        messages: list[Message] = [{"role": "system", "content": request.system}] if request.system else []
+        messages.append({"role": "user", "content": request.prompt})
+        turn = await begin(
+            call,
+            served,
+            messages,
+            params,
+            stream=stream,
+            kwargs=_thinking(request),
+            reasoning=request.think is not False,
+        )
+
+    def shape(pieces: Sequence[Piece]) -> dict[str, Any]:
+        found = {"response": _joined(pieces, Text)}
+        return {**found, "thinking": thoughts} if (thoughts := _joined(pieces, Reasoning)) else found
+
+    return await _answer(request, turn, shape)
+
+
+async def _answer(request: Common, turn: Turn, shape: Shape) -> Reply | Stream:
+    began = time.monotonic()
+    if request.stream is not False:
+        return Stream(_lines(turn, shape, began), lambda p: encode(error(p)[1]) + b"\n", turn.answers.close, LINES)
+    result = await turn.whole()
+    return reply({**_head(turn.served), **shape(result.pieces), **_done(turn, began)})
+
+
+async def _lines(turn: Turn, shape: Shape, began: float) -> AsyncIterator[bytes]:
+    async for pieces in turn.pieces():
+        if pieces:
+            yield encode({**_head(turn.served), **shape(merged(pieces)), "done": False}) + b"\n"
+    yield encode({**_head(turn.served), **shape([]), **_done(turn, began)}) + b"\n"
+
+
+def _head(served: Served) -> dict[str, Any]:
+    return {"model": served.name, "created_at": _iso(time.time())}
+
+
+def _done(turn: Turn, began: float) -> dict[str, Any]:
+    usage, times, now = turn.answers.usage, turn.metrics, time.monotonic()
+    first = times.first_token_time if times and times.first_token_time is not None else now
+    scheduled = times.scheduled_time if times and times.scheduled_time is not None else began
+    last = times.last_token_time if times and times.last_token_time is not None else now
+    return {
+        "done": True,
+        "done_reason": "length" if turn.finish_reason == "length" else "stop",
+        "total_duration": _ns(now - began),
+        "load_duration": 0,
+        "prompt_eval_count": usage.prompt,
+        "prompt_eval_duration": _ns(first - scheduled),
+        "eval_count": usage.completion,
+        "eval_duration": max(1, _ns(last - first)),
+    }
+
+
+def _params(call: Call, served: Served, request: Common) -> SamplingParams:
+    if request.format not in (None, ""):
+        raise RequestError(
+            "format asks for constrained output, which is not available in this version: leave it out", "format"
+        )
+    given = read(request.options or {}, Options, HARMLESS_OPTIONS, REFUSED_OPTIONS)
+    values: dict[str, Any] = {k: v for k in SAME if (v := getattr(given, k)) is not None}
+    if given.repeat_penalty is not None:
+        values["repetition_penalty"] = given.repeat_penalty
+    if given.stop is not None:
+        values["stop"] = (given.stop,) if isinstance(given.stop, str) else tuple(given.stop)
+    if given.num_predict is not None and given.num_predict >= 0:
+        values["max_tokens"] = given.num_predict
+    elif given.num_predict is not None and given.num_predict < -2:
+        raise RequestError("num_predict must be a number of tokens, or -1 for no limit", "num_predict")
+    return replace(call.state.default_params(served), **values)
+
+
+def _served(call: Call, request: Common) -> Served:
+    """Names may carry a tag: ``name:latest``."""
+    name = request.model
+    if name is not None and name not in call.state.served:
+        name = name.removesuffix(":latest")
+    return call.state.find(name)
+
+
+def _message(given: dict[str, Any]) -> dict[str, Any]:
+    if given.get("images"):
+        raise RequestError("images are not available: these models read text", "messages")
+    found = {k: v for k, v in given.items() if k not in ("images", "thinking", "tool_name")}
+    if found.get("role") == "tool" and "tool_name" in given:
+        found["name"] = given["tool_name"]
+    return found
+
+
+def _thinking(request: Common) -> dict[str, Any] | None:
+    return None if request.think is None else {"enable_thinking": bool(request.think)}
+
+
+def _joined(pieces: Sequence[Piece], kind: type[Text] | type[Reasoning]) -> str:
+    return "".join(p.text for p in pieces if isinstance(p, kind))
+
+
+def _card(served: Served) -> dict[str, Any]:
+    model = served.llm.model
+    details = {
+        "parent_model": "", "format": "safetensors", "family": model.family.name, "families": [model.family.name],
+        "parameter_size": "", "quantization_level": "none",
+    }  # fmt: skip
+    return {
+        "name": served.name, "model": served.name, "modified_at": _iso(served.created),
+        "size": model.executor.memory.weights, "digest": served.fingerprint, "details": details,
+    }  # fmt: skip
+
+
+async def tags(call: Call) -> Reply:
+    return reply({"models": [_card(s) for s in call.state.served.values()]})
+
+
+async def running(call: Call) -> Reply:
+    more = {"expires_at": "9999-12-31T23:59:59Z", "size_vram": 0}
+    return reply({"models": [{**_card(s), **more} for s in call.state.served.values()]})
+
+
+async def show(call: Call) -> Reply:
+    request = read(parse(call.body), ShowRequest, HARMLESS)
+    served = _served(call, Common(model=request.model or request.name))
+    model = served.llm.model
+    template = model.tokenizer.chat_template if model.tokenizer is not None else None
+    card = _card(served)
+    info = {
+        "general.architecture": model.family.name,
+        f"{model.family.name}.context_length": model.max_model_len,
+        f"{model.family.name}.vocab_size": model.architecture.vocab_size,
+    }
+    return reply({
+        "modelfile": "", "parameters": "", "template": template or "", "details": card["details"], "model_info": info,
+        "capabilities": ["completion"], "modified_at": card["modified_at"],
+    })  # fmt: skip
+
+
+async def version(call: Call) -> Reply:
+    return reply({"version": __version__})
+
+
+async def not_here(call: Call) -> Reply:
+    raise HttpError(
+        501, "not_available", "models are not managed over this API: start the server with the model you want"
+    )
+
+
+def error(problem: Problem) -> tuple[int, dict[str, Any]]:
+    return problem.status, {"error": problem.message}
+
+
+def _ns(seconds: float) -> int:
+    return max(0, round(seconds * 1e9))
+
+
+def _iso(when: float) -> str:
+    return datetime.fromtimestamp(when, UTC).isoformat().replace("+00:00", "Z")
+
+
+def dialect() -> Dialect:
+    managed = [Endpoint("POST", f"/api/{name}", not_here) for name in ("pull", "push", "create", "copy")]
+    endpoints = (
+        Endpoint("POST", "/api/chat", chat, raw=True),
+        Endpoint("POST", "/api/generate", generate, raw=True),
+        Endpoint("POST", "/api/show", show, raw=True),
+        Endpoint("GET", "/api/tags", tags),
+        Endpoint("GET", "/api/ps", running),
+        Endpoint("GET", "/api/version", version),
+        Endpoint("DELETE", "/api/delete", not_here),
+        *managed,
+    )
+    return Dialect("ollama", endpoints, error, ("/api/",))

@@ -1,0 +1,205 @@
+"""``/v1/responses`` and what is kept of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from penstock.errors import RequestError
+from penstock.server.auth import given_key
+from penstock.server.body import parse, read
+from penstock.server.errors import not_found
+from penstock.server.errors import problem as problem_of
+from penstock.server.http import Call, Endpoint, Reply, Stream, encode, reply
+from penstock.server.openai import adapt as openai
+from penstock.server.openai.errors import error_body
+from penstock.server.openai.schema import Generation
+from penstock.server.responses import adapt
+from penstock.server.responses.schema import HARMLESS, REFUSED, ResponsesRequest
+from penstock.server.responses.store import Kept, Store
+from penstock.server.sse import named_event
+from penstock.server.state import Served
+from penstock.server.tools.check import check_tools
+from penstock.server.turn import Turn, begin
+
+
+async def create(call: Call) -> Reply | Stream:
+    request = read(parse(call.body), ResponsesRequest, HARMLESS, REFUSED)
+    _check(request)
+    served = call.state.find(request.model)
+    tools = adapt.functions(request.tools)
+    names = check_tools(tools, request.tool_choice)
+    before = _before(call, request.previous_response_id)
+    messages = [*before, *adapt.messages(request.input)]
+    shown: list[dict[str, Any]] = [{"role": "system", "content": request.instructions}] if request.instructions else []
+    generation = Generation(
+        max_tokens=request.max_output_tokens, temperature=request.temperature, top_p=request.top_p,
+        top_k=request.top_k, seed=request.seed, stop=request.stop,
+    )  # fmt: skip
+    params = openai.sampling_params(generation, call.state.default_params(served))
+    effort = (request.reasoning or {}).get("effort")
+    turn = await begin(
+        call, served, [*shown, *messages], params, names=names, tools=tools, stream=bool(request.stream),
+        parallel=request.parallel_tool_calls is not False,
+        kwargs={"reasoning_effort": effort} if isinstance(effort, str) else None,
+    )  # fmt: skip
+    work = _Response(call, request, served, turn, messages, names, f"resp_{call.request_id}")
+    if request.stream:
+        return Stream(
+            work.events(),
+            lambda p: named_event("error", {"type": "error", **error_body(p)["error"]}),
+            turn.answers.close,
+        )
+    return reply(await work.whole())
+
+
+def _check(request: ResponsesRequest) -> None:
+    kind = ((request.text or {}).get("format") or {}).get("type", "text")
+    if kind != "text":
+        raise RequestError(
+            f"text.format of type {str(kind)[:64]!r} asks for constrained output, which is not available", "text"
+        )
+    if request.truncation not in (None, "disabled"):
+        raise RequestError("truncation can only be 'disabled' in this version", "truncation")
+
+
+@dataclass(slots=True)
+class _Response:
+    """One response in the making."""
+
+    call: Call
+    request: ResponsesRequest
+    served: Served
+    turn: Turn
+    messages: list[dict[str, Any]]
+    names: list[str]
+    id: str
+    builder: adapt.Builder = field(default_factory=adapt.Builder)
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def body(self, status: str) -> dict[str, Any]:
+        request, turn = self.request, self.turn
+        usage = turn.answers.usage
+        return {
+            "id": self.id,
+            "object": "response",
+            "created_at": self.created,
+            "status": status,
+            "background": False,
+            "error": None,
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+            "instructions": request.instructions,
+            "max_output_tokens": request.max_output_tokens,
+            "metadata": request.metadata or {},
+            "model": self.served.name,
+            "output": list(self.builder.items) if status != "in_progress" else [],
+            "parallel_tool_calls": request.parallel_tool_calls is not False,
+            "previous_response_id": request.previous_response_id,
+            "reasoning": request.reasoning or {"effort": None, "summary": None},
+            "service_tier": "default",
+            "store": request.store is not False,
+            "temperature": request.temperature,
+            "text": request.text or {"format": {"type": "text"}},
+            "tool_choice": request.tool_choice or "auto",
+            "tools": request.tools or [],
+            "top_p": request.top_p,
+            "truncation": "disabled",
+            "usage": None if status == "in_progress" else {
+                "input_tokens": usage.prompt,
+                "input_tokens_details": {"cached_tokens": usage.cached},
+                "output_tokens": usage.completion,
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": usage.prompt + usage.completion,
+            },
+        }  # fmt: skip
+
+    async def whole(self) -> dict[str, Any]:
+        for piece in (await self.turn.whole()).pieces:
+            for _ in self.builder.add(piece):
+                pass
+        for _ in self.builder.close(self.status):
+            pass
+        return self.keep()
+
+    @property
+    def status(self) -> str:
+        return "incomplete" if self.turn.finish_reason == "length" else "completed"
+
+    def keep(self) -> dict[str, Any]:
+        found = self.body(self.status)
+        if self.request.store is not False:
+            items = self.request.input
+            if isinstance(items, str):
+                items = [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": items}]}]
+            given = [{"id": f"item_{i}", **item} for i, item in enumerate(items)]
+            messages = [*self.messages, adapt.answer_message(self.builder.items)]
+            size = len(encode(found)) + len(encode(messages)) + len(encode(given))
+            _store(self.call).put(_owner(self.call), Kept(found, messages, given, size))
+        return found
+
+    async def events(self) -> AsyncIterator[bytes]:
+        builder = self.builder
+
+        def told(event: dict[str, Any]) -> bytes:
+            return named_event(event["type"], event)
+
+        yield told(builder.event("response.created", response=self.body("in_progress")))
+        yield told(builder.event("response.in_progress", response=self.body("in_progress")))
+        try:
+            async for pieces in self.turn.pieces():
+                out = b"".join(told(event) for piece in pieces for event in builder.add(piece))
+                if out:
+                    yield out
+        except Exception as error:
+            failed = {**self.body("failed"), "error": {"code": "server_error", "message": problem_of(error).message}}
+            yield told(builder.event("response.failed", response=failed))
+            return
+        yield b"".join(told(event) for event in builder.close(self.status))
+        yield told(builder.event(f"response.{self.status}", response=self.keep()))
+
+
+def _store(call: Call) -> Store:
+    store: Store = call.state.shared.setdefault("responses", Store())
+    return store
+
+
+def _owner(call: Call) -> str:
+    return given_key(call.headers) or "" if call.state.keys else ""
+
+
+def _before(call: Call, name: str | None) -> list[dict[str, Any]]:
+    return [] if name is None else list(_kept(call, name, "previous_response_id").messages)
+
+
+def _kept(call: Call, name: str, param: str | None = None) -> Kept:
+    found = _store(call).get(_owner(call), name)
+    if found is None:
+        raise not_found(f"no response '{name[:128]}' is kept here (they live in memory only)", "not_found", param)
+    return found
+
+
+async def retrieve(call: Call) -> Reply:
+    return reply(_kept(call, call.path_params["name"]).response)
+
+
+async def input_items(call: Call) -> Reply:
+    items = _kept(call, call.path_params["name"]).items
+    return reply({"object": "list", "data": items, "first_id": None, "last_id": None, "has_more": False})
+
+
+async def delete(call: Call) -> Reply:
+    name = call.path_params["name"]
+    _kept(call, name)
+    _store(call).drop(_owner(call), name)
+    return reply({"id": name, "object": "response", "deleted": True})
+
+
+def endpoints() -> tuple[Endpoint, ...]:
+    return (
+        Endpoint("POST", "/v1/responses", create),
+        Endpoint("GET", "/v1/responses/{name}", retrieve),
+        Endpoint("DELETE", "/v1/responses/{name}", delete),
+        Endpoint("GET", "/v1/responses/{name}/input_items", input_items),
+    )

@@ -1,0 +1,43 @@
+"""What comes in at ``/v1/responses``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class ResponsesRequest(msgspec.Struct, kw_only=True):
+    input: str | list[dict[str, Any]]
+    model: str | None = None
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    previous_response_id: str | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: dict[str, Any] | None = None
+    reasoning: dict[str, Any] | None = None
+    metadata: dict[str, str] | None = None
+    truncation: str | None = None
+
+
+HARMLESS = frozenset({
+    "user", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options",
+    "stream_options", "moderation", "max_tool_calls", "include",
+})  # fmt: skip
+_NOT_HERE = "is not available in this version: leave it out"
+REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "background": ((False,), _NOT_HERE),
+    "conversation": ((), "is not available: use previous_response_id"),
+    "prompt": ((), _NOT_HERE),
+    "top_logprobs": ((0,), _NOT_HERE),
+    "context_management": ((), _NOT_HERE),
+}

@@ -1,0 +1,118 @@
+"""One turn of a conversation, as the chat dialects share it: messages in, pieces of one answer out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from penstock.server.answers import Answers, Usage
+from penstock.server.http import Call
+from penstock.server.prompts import render_chat
+from penstock.server.reading import Reading, reading
+from penstock.server.state import Served
+from penstock.server.tools.pieces import Piece, Reasoning, Text, ToolCall
+from penstock.types import CompletionOutput, Message, RequestMetrics, RequestOutputKind, SamplingParams
+
+
+@dataclass(slots=True)
+class Result:
+    """A whole turn. ``finish_reason``: stop, length, or tool_calls."""
+
+    pieces: list[Piece]
+    finish_reason: str
+    stop_reason: int | str | None
+    usage: Usage
+    metrics: RequestMetrics | None
+
+    @property
+    def text(self) -> str:
+        return "".join(p.text for p in self.pieces if isinstance(p, Text))
+
+    @property
+    def thoughts(self) -> str:
+        return "".join(p.text for p in self.pieces if isinstance(p, Reasoning))
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        return [p for p in self.pieces if isinstance(p, ToolCall)]
+
+
+@dataclass(slots=True)
+class Turn:
+    """A turn under way; ``close`` frees it."""
+
+    served: Served
+    answers: Answers
+    reading: Reading
+    metrics: RequestMetrics | None = None
+    finish_reason: str = "length"
+    stop_reason: int | str | None = None
+
+    async def pieces(self) -> AsyncIterator[list[Piece]]:
+        """As they come; ``finish_reason``, ``stop_reason`` and ``answers.usage`` are final after the last."""
+        parser, called = self.reading.parser(), False
+        async for _, output in self.answers.outputs():
+            answer: CompletionOutput = output.outputs[0]
+            found = parser.feed(answer.text)
+            if answer.finish_reason is not None:
+                found += parser.finish()
+                self.metrics, self.stop_reason = output.metrics, answer.stop_reason
+                self.finish_reason = answer.finish_reason
+            called = called or any(isinstance(p, ToolCall) for p in found)
+            if called and self.finish_reason == "stop":
+                self.finish_reason = "tool_calls"
+            yield found
+
+    async def whole(self) -> Result:
+        try:
+            pieces = [piece async for some in self.pieces() for piece in some]
+        finally:
+            self.answers.close()
+        return Result(merged(pieces), self.finish_reason, self.stop_reason, self.answers.usage, self.metrics)
+
+
+async def begin(
+    call: Call,
+    served: Served,
+    messages: Sequence[Message],
+    params: SamplingParams,
+    *,
+    names: Sequence[str] = (),
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    parallel: bool = True,
+    stream: bool = False,
+    kwargs: Mapping[str, Any] | None = None,
+    reasoning: bool = True,
+) -> Turn:
+    """Render, encode and submit. ``names``: the functions that may be called, of ``tools``."""
+    continued = bool(messages) and messages[-1].get("role") == "assistant" and bool(messages[-1].get("content"))
+    prompt = await render_chat(
+        served.llm,
+        messages,
+        tools=tools if names else None,
+        add_generation_prompt=not continued,
+        continue_final_message=continued,
+        kwargs=kwargs,
+    )
+    how = reading(call.state, served, names, prompt.text or "", parallel=parallel)
+    if not reasoning:
+        how = replace(how, reasons=False)
+    kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
+    skip = params.skip_special_tokens and not how.shows_control
+    answers = await Answers.submit(served, [prompt], replace(params, output_kind=kind, skip_special_tokens=skip))
+    return Turn(served, answers, how)
+
+
+def merged(pieces: Sequence[Piece]) -> list[Piece]:
+    """Neighbours of one kind as one."""
+    found: list[Piece] = []
+    for piece in pieces:
+        last = found[-1] if found else None
+        if isinstance(piece, Text) and isinstance(last, Text):
+            found[-1] = Text(last.text + piece.text)
+        elif isinstance(piece, Reasoning) and isinstance(last, Reasoning):
+            found[-1] = Reasoning(last.text + piece.text)
+        else:
+            found.append(piece)
+    return found

@@ -1,0 +1,78 @@
+"""Anthropic's dialect with its official client."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.server.harness import NAME
+
+anthropic = pytest.importorskip("anthropic", reason="the anthropic client is not installed")
+
+TOOLS = [{"name": "add", "description": "adds", "input_schema": {"type": "object"}}]
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+HELLO = [{"role": "user", "content": "hi"}]
+
+
+@pytest.fixture
+def client(talker):
+    with anthropic.Anthropic(base_url=talker.url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+def test_a_message(talker, client):
+    talker.say("Hello, you.")
+    found = client.messages.create(model=NAME, max_tokens=50, messages=HELLO, system="be kind")
+    assert found.content[0].text == "Hello, you." and found.stop_reason == "end_turn" and found.role == "assistant"
+    assert found.usage.output_tokens == 12
+    cut = client.messages.create(model=NAME, max_tokens=5, messages=HELLO)
+    assert cut.content[0].text == "Hello" and cut.stop_reason == "max_tokens"
+    stopped = client.messages.create(model=NAME, max_tokens=50, messages=HELLO, stop_sequences=[","])
+    assert stopped.content[0].text == "Hello"
+    assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", ",")
+
+
+def test_a_stream_with_thoughts_text_and_a_call(talker, client):
+    talker.say(f"<think>\nhm\n</think>\n\nWell. {CALL}")
+    with client.messages.stream(model=NAME, max_tokens=200, messages=HELLO, tools=TOOLS) as stream:
+        text = "".join(stream.text_stream)
+        final = stream.get_final_message()
+    assert text == "Well." and final.stop_reason == "tool_use"
+    assert [b.type for b in final.content] == ["thinking", "text", "tool_use"]
+    assert final.content[2].name == "add" and final.content[2].input == {"a": 1}
+    whole = client.messages.create(model=NAME, max_tokens=200, messages=HELLO, tools=TOOLS)
+    assert [b.type for b in whole.content] == ["thinking", "text", "tool_use"] and whole.content[2].input == {"a": 1}
+    talker.say("One.")
+    outcome = {"type": "tool_result", "tool_use_id": final.content[2].id, "content": [{"type": "text", "text": "1"}]}
+    content = [b.model_dump(exclude_none=True) for b in final.content]
+    turns = [*HELLO, {"role": "assistant", "content": content}, {"role": "user", "content": [outcome]}]
+    assert client.messages.create(model=NAME, max_tokens=20, messages=turns, tools=TOOLS).content[0].text == "One."
+
+
+def test_an_answer_that_is_begun_is_continued(talker, client):
+    talker.say(" blue.")
+    turns = [*HELLO, {"role": "assistant", "content": "The sky is"}]
+    assert client.messages.create(model=NAME, max_tokens=20, messages=turns).content[0].text == " blue."
+
+
+def test_tokens_are_counted(talker, client):
+    talker.say("x")
+    count = client.messages.count_tokens(model=NAME, messages=HELLO).input_tokens
+    found = client.messages.create(model=NAME, max_tokens=2, messages=HELLO).usage
+    assert count == found.input_tokens + found.cache_read_input_tokens
+
+
+def test_errors_are_the_clients_kinds(talker, client):
+    with pytest.raises(anthropic.NotFoundError, match="no model"):
+        client.messages.create(model="claude", max_tokens=5, messages=HELLO)
+    with pytest.raises(anthropic.BadRequestError, match="temperature"):
+        client.messages.create(model=NAME, max_tokens=5, messages=HELLO, extra_body={"temperature": -1})
+    for fields in (
+        {}, {"messages": HELLO}, {"messages": [{"role": "user", "content": [{"type": "image"}]}], "max_tokens": 5},
+        {"messages": HELLO, "max_tokens": 5, "tools": [{"type": "bash_20250124", "name": "bash"}]},
+        {"messages": HELLO, "max_tokens": 5, "tools": TOOLS, "tool_choice": {"type": "any"}},
+        {"messages": HELLO, "max_tokens": 5, "tool_choice": {"type": "what"}}, {"messages": [], "max_tokens": 5},
+        {"messages": HELLO, "max_tokens": 5, "sytem": "x"}, {"messages": [{"role": "user"}], "max_tokens": 5},
+    ):  # fmt: skip
+        answer = talker.post("/v1/messages", fields)
+        assert answer.status == 400 and answer.json["type"] == "error"
+        assert answer.json["error"]["type"] == "invalid_request_error"

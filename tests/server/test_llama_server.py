@@ -1,0 +1,53 @@
+"""llama.cpp's dialect."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def test_completion_whole_and_streamed(talker):
+    talker.say("Hello, you.")
+    found = talker.post("/completion", {"prompt": "hi", "n_predict": 50, "cache_prompt": True, "seed": -1}).json
+    assert found["content"] == "Hello, you." and found["stop"] and found["stop_type"] == "eos"
+    assert found["tokens_predicted"] == 12 and found["timings"]["predicted_n"] == 12
+    assert found["timings"]["prompt_n"] + found["timings"]["cache_n"] == 2
+    events = talker.post("/completion", {"prompt": "hi", "n_predict": 5, "stream": True, "return_tokens": True}).events
+    assert "".join(e["content"] for e in events) == "Hello"
+    assert events[-1]["stop"] and events[-1]["stop_type"] == "limit" and len(events[-1]["tokens"]) == 5
+    word = talker.post("/completions", {"prompt": [104, 105], "stop": ["lo"]}).json
+    assert (word["content"], word["stop_type"], word["stopping_word"]) == ("Hel", "word", "lo")
+
+
+def test_probabilities_and_several_prompts(talker):
+    talker.say("ab")
+    found = talker.post("/completion", {"prompt": ["x", "y"], "n_predict": 2, "n_probs": 3}).json
+    assert [f["content"] for f in found] == ["ab", "ab"]
+    for entry in found[0]["completion_probabilities"]:
+        assert len(entry["top_logprobs"]) == 3 and set(entry) == {"id", "token", "bytes", "logprob", "top_logprobs"}
+
+
+def test_props_slots_template_tokens(talker):
+    server = talker.server
+    assert server.get("/props").json["default_generation_settings"]["n_ctx"] == 1024
+    assert len(server.get("/slots").json) == 16
+    prompt = talker.post("/apply-template", {"messages": [{"role": "user", "content": "x"}]}).json["prompt"]
+    assert prompt.endswith("<|im_start|>assistant\n")
+    assert talker.post("/tokenize", {"content": "hé"}).json == {"tokens": [104, 195, 169]}
+    pieces = talker.post("/tokenize", {"content": "hé", "with_pieces": True}).json["tokens"]
+    assert pieces == [{"id": 104, "piece": "h"}, {"id": 195, "piece": [195]}, {"id": 169, "piece": [169]}]
+    assert talker.post("/detokenize", {"tokens": [104, 105]}).json["content"] == "hi"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {}, {"prompt": ""}, {"prompt": "a", "grammar": "root ::= x"}, {"prompt": "a", "mirostat": 2},
+        {"prompt": "a", "n_predict": -5}, {"prompt": "a", "n_predict": 10**9}, {"prompt": "a", "n_probs": 10**6},
+        {"prompt": "a", "logit_bias": [["x", 1]]}, {"prompt": "a", "temprature": 1}, {"prompt": "a", "min_p": 7},
+        {"prompt": ["a", "b"], "stream": True}, {"prompt": "a", "samplers": ["top_k"]},
+    ],
+)  # fmt: skip
+def test_errors_are_in_its_form(talker, fields):
+    answer = talker.post("/completion", fields)
+    assert answer.status == 400 and set(answer.json["error"]) == {"code", "message", "type"}
+    assert talker.post("/infill", {"input_prefix": "a"}).status == 501

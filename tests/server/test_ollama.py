@@ -1,0 +1,70 @@
+"""Ollama's dialect with its official client."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.server.harness import NAME
+
+ollama = pytest.importorskip("ollama", reason="the ollama client is not installed")
+
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+HELLO = [{"role": "user", "content": "hi"}]
+
+
+@pytest.fixture
+def client(talker):
+    return ollama.Client(host=talker.url)
+
+
+def test_chat_whole_and_streamed(talker, client):
+    talker.say("Hello, you.")
+    found = client.chat(model=NAME, messages=HELLO)
+    assert found.message.content == "Hello, you." and found.done and found.done_reason == "stop"
+    assert found.eval_count == 12 and found.prompt_eval_count > 5 and found.total_duration > 0
+    parts = list(client.chat(model=f"{NAME}:latest", messages=HELLO, stream=True, options={"num_predict": 5}))
+    assert "".join(p.message.content for p in parts) == "Hello"
+    assert parts[-1].done and parts[-1].done_reason == "length" and not parts[0].done
+
+
+def test_generate(talker, client):
+    talker.say("a story")
+    found = client.generate(model=NAME, prompt="tell", system="be brief", options={"stop": ["y"], "num_ctx": 512})
+    assert found.response == "a stor"
+    parts = list(client.generate(model=NAME, prompt="tell", raw=True, stream=True))
+    assert "".join(p.response for p in parts) == "a story" and parts[-1].eval_count == 8
+    assert client.generate(model=NAME).done_reason == "load"
+
+
+def test_tools_and_thinking(talker, client):
+    talker.say('<think>\nhm\n</think>\n\n<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>')
+    found = client.chat(model=NAME, messages=HELLO, tools=TOOLS, think=True)
+    assert found.message.thinking == "hm"
+    assert found.message.tool_calls[0].function.arguments == {"a": 1}
+    plain = client.chat(model=NAME, messages=HELLO, think=False)
+    assert plain.message.content.startswith("<think>")
+
+
+def test_what_is_served(talker, client):
+    assert [m.model for m in client.list().models] == [NAME]
+    assert [m.model for m in client.ps().models] == [NAME]
+    shown = client.show(NAME)
+    assert shown.modelinfo["llama.context_length"] == 1024
+    assert isinstance(talker.server.get("/api/version").json["version"], str)
+
+
+def test_errors(talker, client):
+    with pytest.raises(ollama.ResponseError, match="no model 'other'") as missing:
+        client.chat(model="other", messages=HELLO)
+    assert missing.value.status_code == 404
+    with pytest.raises(ollama.ResponseError, match="constrained"):
+        client.chat(model=NAME, messages=HELLO, format="json")
+    with pytest.raises(ollama.ResponseError, match="images"):
+        client.generate(model=NAME, prompt="x", images=[b"abc"])
+    for options in ({"temperature": -1}, {"mirostat": 2}, {"num_predict": -9}, {"tempreture": 1}, {"top_k": "x"}):
+        answer = talker.post("/api/chat", {"model": NAME, "messages": HELLO, "options": options})
+        assert answer.status == 400 and isinstance(answer.json["error"], str)
+    with pytest.raises(ollama.ResponseError, match="not managed"):
+        client.pull("llama3")
+    # Ollama's users send bodies without a content type.
+    assert talker.server.post("/api/show", {"model": NAME}, Content_Type="text/plain").status == 200

@@ -1,0 +1,102 @@
+"""``/v1/responses`` with the official client: text, tools, reasoning, streams, and turns that go on."""
+
+from __future__ import annotations
+
+import json
+
+import openai
+import pytest
+
+from tests.server.harness import NAME, Server
+
+TOOLS = [{"type": "function", "name": "add", "parameters": {"type": "object"}, "strict": False}]
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+
+
+@pytest.fixture
+def client(talker):
+    with openai.OpenAI(base_url=f"{talker.url}/v1", api_key="EMPTY", max_retries=0) as client:
+        yield client
+
+
+def test_text(talker, client):
+    talker.say("Hello there.")
+    found = client.responses.create(model=NAME, input="hi", instructions="be kind", max_output_tokens=50)
+    assert found.output_text == "Hello there." and found.status == "completed"
+    assert found.usage.output_tokens == 13 and found.usage.input_tokens > 10
+    cut = client.responses.create(model=NAME, input="hi", max_output_tokens=5)
+    assert cut.status == "incomplete" and cut.output_text == "Hello"
+    assert cut.incomplete_details.reason == "max_output_tokens"
+
+
+def test_a_turn_goes_on_from_the_one_before(talker, client):
+    talker.say("I am Bob.")
+    first = client.responses.create(model=NAME, input="who?", max_output_tokens=50)
+    second = client.responses.create(model=NAME, input="what?", previous_response_id=first.id, max_output_tokens=50)
+    alone = client.responses.create(model=NAME, input="what?", max_output_tokens=50)
+    assert second.usage.input_tokens > alone.usage.input_tokens + len("who?I am Bob.")
+    assert client.responses.retrieve(first.id).output_text == "I am Bob."
+    assert client.responses.input_items.list(first.id).data[0].content[0].text == "who?"
+    client.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(first.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.create(model=NAME, input="x", previous_response_id=first.id)
+    unkept = client.responses.create(model=NAME, input="x", store=False, max_output_tokens=5)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(unkept.id)
+
+
+def test_events_of_a_stream(talker, client):
+    talker.say(f"<think>\nhm\n</think>\n\nWell. {CALL}")
+    events = list(client.responses.create(model=NAME, input="1+?", tools=TOOLS, max_output_tokens=200, stream=True))
+    kinds = [e.type for e in events]
+    assert [e.sequence_number for e in events] == list(range(len(events)))
+    assert kinds[:2] == ["response.created", "response.in_progress"] and kinds[-1] == "response.completed"
+    for kind in (
+        "response.reasoning_text.delta",
+        "response.output_text.delta",
+        "response.function_call_arguments.done",
+    ):
+        assert kind in kinds
+    assert kinds.count("response.output_item.added") == kinds.count("response.output_item.done") == 3
+    assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == "Well."
+    final = events[-1].response
+    assert [i.type for i in final.output] == ["reasoning", "message", "function_call"]
+    assert json.loads(final.output[2].arguments) == {"a": 1} and final.output_text == "Well."
+    with client.responses.stream(model=NAME, input="1+?", tools=TOOLS, max_output_tokens=200) as stream:
+        assert stream.get_final_response().output_text == "Well."
+
+
+def test_the_outcome_of_a_call_is_given_back(talker, client):
+    talker.say(CALL)
+    first = client.responses.create(model=NAME, input="1+?", tools=TOOLS, max_output_tokens=200)
+    (call,) = first.output
+    assert call.type == "function_call" and call.name == "add"
+    talker.say("One.")
+    outcome = {"type": "function_call_output", "call_id": call.call_id, "output": "1"}
+    second = client.responses.create(
+        model=NAME, input=[outcome], previous_response_id=first.id, tools=TOOLS, max_output_tokens=50
+    )
+    assert second.output_text == "One."
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {}, {"input": 5}, {"input": []}, {"input": [{"type": "computer_call"}]}, {"input": "x", "background": True},
+        {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, {"input": "x", "conversation": "c"},
+        {"input": "x", "tools": [{"type": "web_search"}]}, {"input": "x", "text": {"format": {"type": "json_object"}}},
+        {"input": "x", "max_output_tokens": 10**9}, {"input": "x", "truncation": "auto"}, {"input": "x", "inptu": 1},
+        {"input": [{"role": "boss", "content": "x"}]}, {"input": [{"type": "function_call", "name": 5}]},
+    ],
+)  # fmt: skip
+def test_what_cannot_be_honoured_is_refused(talker, fields):
+    assert talker.post("/v1/responses", {"max_output_tokens": 3, **fields}).status == 400
+
+
+def test_responses_belong_to_the_key_that_made_them(llm):
+    with Server(llm, api_keys=("a", "b")) as server:
+        mine = server.post("/v1/responses", {"input": "x", "max_output_tokens": 2}, Authorization="Bearer a").json["id"]
+        assert server.get(f"/v1/responses/{mine}", Authorization="Bearer a").status == 200
+        assert server.get(f"/v1/responses/{mine}", Authorization="Bearer b").status == 404
