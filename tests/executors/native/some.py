@@ -13,7 +13,8 @@ from penstock.executors.native.executor import NativeExecutor
 from penstock.models.decoder import build
 from penstock.models.program import Program, WeightSpec
 from penstock.quant.scheme import WeightData
-from tests.harness import Runner, limits
+from penstock.types import Batch
+from tests.harness import Runner, limits, sampling
 from tests.models.some import ARCHITECTURES
 
 IDS = [3, 17, 4, 4, 29, 0, 11, 8, 9, 21, 5, 5, 2, 28, 1, 0, 7, 13, 22, 6]
@@ -39,3 +40,8 @@ def executor(name: str = "llama", fmt: str = "f32", **options: Any) -> NativeExe
 
 def runner(name: str = "llama", fmt: str = "f32", **options: Any) -> Runner:
     return Runner(executor(name, fmt, **options), ARCHITECTURES[name].position_channels)
+
+
+def good(run: Runner) -> Batch:
+    """A sound step of two sequences that samples two tokens."""
+    return run.batch([(run.add(IDS), 5), (run.add(IDS), 3)], sampling=sampling([0, 7], 30))

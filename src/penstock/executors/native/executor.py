@@ -17,6 +17,7 @@ import numpy as np
 
 from penstock.errors import CheckpointError, ConfigError, ExecutionError, PenstockError, UnsupportedError
 from penstock.executors.base import ExecutorInfo, Hook, Limits, Memory, Traced, WeightStream
+from penstock.executors.native.extension import extension
 from penstock.executors.native.lower import Loaded, Lowered, check_supported, lower
 from penstock.models.passes.fuse import fuse
 from penstock.models.program import Program, WeightSpec
@@ -156,14 +157,9 @@ def _errors() -> Iterator[None]:
 
 
 def _make_core(program: Program, limits: Limits, isa: str | None, threads: int) -> Any:
+    native = extension()
     try:
-        from penstock import _native
-    except ImportError as error:
-        raise ConfigError(
-            f"the native extension cannot be loaded ({error}); build it with scripts/build, or use --executor torch"
-        ) from error
-    try:
-        core = _native.Executor(
+        core = native.Executor(
             max_tokens=limits.max_tokens, max_seqs=limits.max_seqs, max_logits_rows=limits.max_logits_rows,
             max_context=limits.max_context, num_blocks=limits.num_blocks, block_size=limits.block_size,
             kv_dtype=limits.kv_dtype, isa=isa or "", threads=_threads(threads),

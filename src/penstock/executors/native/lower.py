@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from penstock.errors import UnsupportedError
+from penstock.executors.native.extension import extension
 from penstock.models.passes.memory import plan_memory
 from penstock.models.program import Op, Program
 
@@ -36,10 +37,8 @@ class Lowered:
 
 def lower(core: Any, program: Program, weights: Mapping[str, Loaded], bf16: frozenset[str]) -> Lowered:
     """Build ``program`` on the native executor ``core``. Weights of the formats in ``bf16`` meet bfloat16 inputs."""
-    from penstock import _native
-
     memory = plan_memory(program)
-    plan = _native.Plan(core, memory.token_columns, memory.logits_columns)
+    plan = extension().Plan(core, memory.token_columns, memory.logits_columns)
     values = {
         name: plan.value(column, program.values[name].width, program.values[name].rows == "logits")
         for name, column in memory.columns.items()
