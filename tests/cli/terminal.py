@@ -20,6 +20,8 @@ from tests.helpers import REPOSITORY
 
 ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07|[=>])")
 WAIT = 30.0
+IUTF8 = 0o40000
+"""Linux's flag that terminals set: the kernel deletes whole characters."""
 
 
 class Terminal:
@@ -28,8 +30,10 @@ class Terminal:
     def __init__(self, *args: object, **environment: str) -> None:
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
-        settings = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "TERM": "xterm",
-                    "PROMPT_TOOLKIT_NO_CPR": "1", **environment}  # fmt: skip
+        attributes = termios.tcgetattr(slave)
+        attributes[0] |= IUTF8
+        termios.tcsetattr(slave, termios.TCSANOW, attributes)
+        settings = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "TERM": "xterm", **environment}
 
         def own_terminal() -> None:
             os.setsid()

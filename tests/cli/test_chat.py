@@ -13,8 +13,9 @@ import pytest
 from penstock.cli import running
 from penstock.cli.chat import Painter
 from penstock.cli.chat_commands import SETTABLE, Commands
-from penstock.cli.chat_input import history_file, is_open, unfenced
+from penstock.cli.chat_input import is_open, unfenced
 from penstock.cli.conversation import Conversation
+from penstock.cli.line_editor import history_file
 from penstock.cli.messages import TEXTS
 from penstock.errors import ConfigError, ContextLengthError, RequestError
 from penstock.llm import LLM

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 
 from tests.cli.parrot import HELLO
 from tests.cli.terminal import Terminal
+from tests.helpers import REPOSITORY
 
 TEXT = b"".join(HELLO).decode()
-CTRL_C, CTRL_D, ALT_ENTER, UP = "\x03", "\x04", "\x1b\r", "\x1b[A"
+CTRL_C, CTRL_D, ALT_ENTER, UP, BACK, LEFT = "\x03", "\x04", "\x1b\r", "\x1b[A", "\x7f", "\x1b[D"
+PASTED = "\x1b[200~first\rsecond\x1b[201~"
 
 
 def test_a_session(parrot: Path, tmp_path: Path) -> None:
@@ -37,7 +40,7 @@ def test_a_session(parrot: Path, tmp_path: Path) -> None:
         assert screen.end() == 0
         assert "Traceback" not in screen.text
     history = (tmp_path / "state" / "penstock" / "history").read_text()
-    assert [line for line in history.splitlines() if line.startswith("+")][:2] == ["+hello", "+/set temprature 1"]
+    assert history.splitlines()[:2] == ["hello", "/set temprature 1"]
     assert "half a line" not in history
 
 
@@ -61,7 +64,9 @@ def test_ctrl_c_stops_only_the_answer(endless: Path) -> None:
         assert screen.end() == 0
 
 
-@pytest.mark.parametrize("keys", [f"first{ALT_ENTER}second\r", '"""first\rsecond"""\r'])
+@pytest.mark.parametrize(
+    "keys", [f"first{ALT_ENTER}second\r", '"""first\rsecond"""\r', "first\\\rsecond\r", f"{PASTED}\r"]
+)
 def test_several_lines(parrot: Path, tmp_path: Path, keys: str) -> None:
     kept = tmp_path / "kept.json"
     with Terminal("chat", parrot, "-q") as screen:
@@ -132,3 +137,84 @@ def test_colour_unless_told_otherwise(parrot: Path) -> None:
             assert ("\x1b[31m" in screen._raw.decode()) is coloured
             screen.keys(CTRL_D)
             assert screen.end() == 0
+
+
+@pytest.mark.parametrize("lang", [{"LANG": "zh_CN.UTF-8"}, {"LC_ALL": "C"}, {"LC_ALL": "zz_ZZ.UTF-8"}])
+def test_wide_characters_are_edited_whole(parrot: Path, tmp_path: Path, lang: dict[str, str]) -> None:
+    kept = tmp_path / "kept.json"
+    with Terminal("chat", parrot, "-q", NO_COLOR="", **lang) as screen:
+        screen.expect(">>>")
+        screen.keys("你好吗" + BACK + "世" + LEFT + BACK + "们\r")
+        screen.expect(TEXT)
+        screen.expect(">>>")
+        screen.keys(f"/save {kept}\r")
+        screen.expect("kept.json")
+        screen.keys(CTRL_D)
+        assert screen.end() == 0
+    assert json.loads(kept.read_text())["messages"][0]["content"] == "你们世"
+
+
+def test_a_multi_line_message_comes_back_whole(parrot: Path) -> None:
+    for keys in ('"""one\rtwo"""\r', UP + UP + "\r"):
+        with Terminal("chat", parrot, "-q") as screen:
+            screen.expect(">>>")
+            screen.keys(keys)
+            screen.expect(TEXT)
+            screen.expect(">>>")
+            screen.keys("/stats\r")
+            screen.expect(f"input tokens: {len('[user]one-two-[assistant]')}")
+            screen.keys(UP + UP)
+            screen.expect('"""one')
+            screen.keys(CTRL_C)
+            screen.expect(">>>")
+            screen.keys(CTRL_D)
+            assert screen.end() == 0
+
+
+def test_tab_completes_commands_names_and_files(parrot: Path, tmp_path: Path) -> None:
+    with Terminal("chat", parrot, "-q") as screen:
+        screen.expect(">>>")
+        screen.keys("/sy\tBe brief.\r")
+        screen.expect("system: Be brief.")
+        screen.keys("/se\ttempe\t0.25\r")
+        screen.expect("temperature = 0.25")
+        screen.keys("hi\r")
+        screen.expect(TEXT)
+        (tmp_path / "long-name.json").write_text('[{"role": "user", "content": "x"}]')
+        screen.keys(f"/lo\t{tmp_path}/lon\t\r")
+        screen.expect("1 messages from")
+        screen.keys(CTRL_D)
+        assert screen.end() == 0
+
+
+def test_ctrl_c_drops_all_lines_of_a_message(parrot: Path) -> None:
+    with Terminal("chat", parrot, "-q") as screen:
+        screen.expect(">>>")
+        screen.keys('"""one\r')
+        screen.expect("...")
+        screen.keys(CTRL_C)
+        screen.expect("(Ctrl-D or /exit ends)")
+        screen.keys("/regen\r")
+        screen.expect("There is no message to answer again.")
+        screen.keys(CTRL_D)
+        assert screen.end() == 0
+
+
+def test_a_python_without_readline(parrot: Path, tmp_path: Path) -> None:
+    (tmp_path / "readline.py").write_text("raise ImportError('this build has none')")
+    path = f"{tmp_path}:{REPOSITORY / 'src'}"
+    with Terminal("chat", parrot, "-q", NO_COLOR="", PYTHONPATH=path) as screen:
+        screen.expect(">>>")
+        screen.keys("你好" + BACK + "\r")
+        screen.expect(TEXT)
+        screen.expect(">>>")
+        screen.keys("half" + CTRL_C)
+        screen.expect("(Ctrl-D or /exit ends)")
+        screen.expect(">>>")
+        screen.keys("/stats\r")
+        screen.expect(f"input tokens: {len('[user]') + 3 + len('-[assistant]')}")
+        screen.expect(">>>")
+        screen.keys(CTRL_D)
+        assert screen.end() == 0
+        assert "\x01" not in screen.text
+    assert (tmp_path / "state" / "penstock" / "history").read_text() == "你\n/stats\n"

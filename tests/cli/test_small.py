@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from penstock.cli import load
-from penstock.cli.load import LoadProgress
+from penstock.cli.load import LoadProgress, show_resolved
 from tests.cli.conftest import Run
 from tests.cli.parrot import HELLO
 
@@ -69,54 +67,36 @@ def test_loading_that_takes_no_time_says_nothing(clock: _Clock, capsys: pytest.C
     assert capsys.readouterr() == ("", "")
 
 
-def test_long_loading_says_a_line_now_and_then(clock: _Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_phase_has_its_own_line(clock: _Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with LoadProgress() as progress:
-        for step in range(1, 201):
-            clock.now += 0.1
-            progress("load", step << 20, 200 << 20)
+        for phase in ("download", "load"):
+            for step in range(1, 201):
+                clock.now += 0.125
+                progress(phase, step * 10**6, 200 * 10**6)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("load: ")
-    assert lines[0].endswith(" of 200 MiB")
-    assert lines[-1] == "load: 100 %, 200 MiB of 200 MiB"
-    assert 3 <= len(lines) <= 6
+    assert lines[0] == "download:  20% 41 MB of 200 MB, 8 MB/s, 20 s left"
+    assert {line.partition(":")[0] for line in lines} == {"download", "load"}
+    assert lines[-1] == "load: 100% 200 MB of 200 MB, 8 MB/s"
+    assert 6 <= len(lines) <= 10
 
 
 def test_quiet_loading(clock: _Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with LoadProgress(quiet=True) as progress:
         clock.now += 60
         progress("load", 1, 2)
+    with LoadProgress() as progress:
+        progress.stop()
+        clock.now += 60
+        progress("load", 1, 2)
     assert capsys.readouterr().err == ""
 
 
-def test_a_bar_on_a_terminal(clock: _Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[tuple[str, int, int]] = []
-
-    class Bar:
-        def start(self) -> None: ...
-        def stop(self) -> None:
-            drawn.append(("stop", 0, 0))
-
-        def add_task(self, phase: str, total: int) -> str:
-            return phase
-
-        def update(self, task: str, completed: int, total: int) -> None:
-            drawn.append((task, completed, total))
-
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(load, "_bar", Bar)
-    with LoadProgress() as progress:
-        progress("download", 1, 4)
-        clock.now += 1
-        progress("download", 4, 4)
-        progress("load", 2, 4)
-        progress.stop()
-    assert drawn == [("download", 4, 4), ("load", 2, 4), ("stop", 0, 0)]
-
-
-def test_the_bar_is_one_that_rich_can_draw(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    bar = load._bar()
-    bar.start()
-    bar.update(bar.add_task("load", total=10), completed=10)
-    bar.stop()
-    assert "load" in capsys.readouterr().err
+def test_the_start_up_table_is_wrapped_beside_its_names(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = {"executor": "native, avx512, 2 threads", "model": "x"}
+    show_resolved(table)
+    assert capsys.readouterr().err == "executor  native, avx512, 2 threads\nmodel     x\n"
+    monkeypatch.setattr("penstock.cli.load.columns", lambda stream: 30)
+    show_resolved(table)
+    assert capsys.readouterr().err.splitlines()[:2] == ["executor  native, avx512, 2", "          threads"]

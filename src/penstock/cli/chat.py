@@ -49,7 +49,7 @@ def run(argv: Sequence[str]) -> int:
     with load(args) as llm:
         from penstock.chat import template
         from penstock.cli.chat_commands import Commands
-        from penstock.cli.chat_input import LineReader, TerminalReader, typing_ahead
+        from penstock.cli.chat_input import LineReader, TerminalReader
         from penstock.cli.conversation import MAX_TOKENS, Conversation
 
         template(llm.model)
@@ -63,8 +63,10 @@ def run(argv: Sequence[str]) -> int:
             note(say("welcome"))
         if not interactive:
             return _loop(LineReader(), talk, commands, interactive)
-        with typing_ahead():
-            return _loop(TerminalReader(), talk, commands, interactive)
+        from penstock.cli.line_editor import LineEditor, history_file
+
+        editor = LineEditor(history_file(), commands.complete)
+        return _loop(TerminalReader(editor.remember, marked=editor.edits), talk, commands, interactive)
 
 
 def _loop(reader: Reader, talk: Conversation, commands: Commands, interactive: bool) -> int:
@@ -120,6 +122,8 @@ def _answer(talk: Conversation, line: str, interactive: bool) -> None:
 @contextmanager
 def _interruptible(interactive: bool) -> Iterator[Any]:
     """While inside, the first Ctrl-C only asks the answer to stop, and a second one interrupts."""
+    from penstock.cli.chat_input import typing_ahead
+
     asked = False
 
     def ask(number: int, frame: Any) -> None:
@@ -133,7 +137,8 @@ def _interruptible(interactive: bool) -> Iterator[Any]:
         return
     before = signal.signal(signal.SIGINT, ask)
     try:
-        yield lambda: asked
+        with typing_ahead():
+            yield lambda: asked
     finally:
         signal.signal(signal.SIGINT, before)
 

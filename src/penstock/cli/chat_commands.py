@@ -58,6 +58,17 @@ class Commands:
             raise RequestError(say("unknown command", name=name, hint=nearest(name, self.table)))
         return command(rest.strip())
 
+    def complete(self, before: str, word: str) -> list[str]:
+        """What ``word`` may become after ``before``: a command, a parameter's name, or a file."""
+        command = before.strip()
+        if not command:
+            return sorted(f"{name} " for name in self.table if word.startswith("/") and name.startswith(word))
+        if command == "/set":
+            return sorted(f"{name} " for name in SETTABLE if name.startswith(word.replace("-", "_")))
+        if command in ("/save", "/load"):
+            return _paths(word)
+        return []
+
     def _system(self, text: str) -> Effect:
         if text:
             self.conversation.system = None if text.lower() == "none" else text
@@ -172,6 +183,18 @@ def _conversation(content: Any, params: SamplingParams) -> tuple[list[dict[str, 
     if isinstance(sampling.get("logit_bias"), dict):
         sampling["logit_bias"] = {int(token): bias for token, bias in sampling["logit_bias"].items()}
     return messages, system, replace(params, **sampling)
+
+
+def _paths(word: str) -> list[str]:
+    """Files and folders that begin with ``word``."""
+    folder, _, begin = word.rpartition("/")
+    try:
+        with os.scandir(Path(f"{folder}/" if folder or word.startswith("/") else ".").expanduser()) as found:
+            names = [each.name + ("/" if each.is_dir() else " ") for each in found if each.name.startswith(begin)]
+    except OSError:
+        return []
+    lead = word[: len(word) - len(begin)]
+    return sorted(lead + name for name in names if begin or not name.startswith("."))
 
 
 def _value(text: str) -> Any:

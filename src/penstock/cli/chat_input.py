@@ -8,18 +8,18 @@ Either way three quotes fence several lines::
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from penstock.cli.terminal import prompt
 from penstock.errors import RequestError
 
 FENCE = '"""'
 MAX_LINE = 16 << 20
-PROMPT = ">>> "
+PROMPT = ">>>"
+CONTINUED = "..."
 
 
 class Reader(Protocol):
@@ -50,29 +50,37 @@ class LineReader:
 
 
 class TerminalReader:
-    """A line editor with history. Enter sends; Alt-Enter begins a new line, as does Enter between two fences."""
+    """Lines typed at a prompt. Enter sends, unless a fence is open or the line ends with a backslash.
 
-    def __init__(self) -> None:
-        from prompt_toolkit import PromptSession
-        from prompt_toolkit.formatted_text import ANSI
-        from prompt_toolkit.history import FileHistory, InMemoryHistory
+    ``remember`` is told each message as it was typed, for the history; ``ask`` reads one line after a prompt, and
+    needs colours ``marked`` in it if it edits the line.
+    """
 
-        from penstock.cli.terminal import style
-
-        path = history_file()
-        self._session: PromptSession[str] = PromptSession(
-            ANSI(style(PROMPT, "green", sys.stdout)),
-            history=FileHistory(str(path)) if path else InMemoryHistory(),
-            key_bindings=_bindings(),
-            multiline=True,
-            prompt_continuation="... ",
-        )
+    def __init__(self, remember: Callable[[str], None], ask: Callable[[str], str] = input, marked: bool = True) -> None:
+        self._remember, self._ask, self._marked = remember, ask, marked
 
     def read(self) -> str | None:
         try:
-            return unfenced(self._session.prompt())
-        except EOFError:
+            text = self._line(PROMPT)
+            while is_open(text) or continues(text):
+                text = (text if is_open(text) else text[:-1]) + "\n" + self._line(CONTINUED)
+        except (EOFError, KeyboardInterrupt) as end:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+            if isinstance(end, KeyboardInterrupt):
+                raise
             return None
+        if text.strip():
+            self._remember(text)
+        return unfenced(text)
+
+    def _line(self, shown: str) -> str:
+        try:
+            line = self._ask(prompt(shown, "green", sys.stdout, self._marked))
+            line.encode("utf-8")
+        except UnicodeError:
+            raise RequestError("what was typed is not UTF-8 text; it is left out") from None
+        return line
 
 
 @contextmanager
@@ -80,10 +88,10 @@ def typing_ahead() -> Iterator[None]:
     """While inside, keys typed during an answer are not shown and wait for the next prompt. Ctrl-C still works."""
     import termios
 
-    descriptor = sys.stdin.fileno()
     try:
+        descriptor = sys.stdin.fileno()
         before = termios.tcgetattr(descriptor)
-    except termios.error:
+    except (termios.error, OSError, ValueError):
         yield
         return
     silent = [*before]
@@ -92,7 +100,7 @@ def typing_ahead() -> Iterator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
 
 def is_open(text: str) -> bool:
@@ -101,42 +109,14 @@ def is_open(text: str) -> bool:
     return begun.startswith(FENCE) and not begun[len(FENCE) :].rstrip().endswith(FENCE)
 
 
+def continues(text: str) -> bool:
+    """Whether ``text`` ends with a backslash that asks for another line; two backslashes are just that."""
+    return (len(text) - len(text.rstrip("\\"))) % 2 == 1 and not text.lstrip().startswith(FENCE)
+
+
 def unfenced(text: str) -> str:
     """What stands between the fences, else ``text`` itself."""
     inner = text.strip()
     if inner.startswith(FENCE):
         return inner.removeprefix(FENCE).removesuffix(FENCE).strip("\n")
     return text
-
-
-def history_file() -> Path | None:
-    """The history in the user's state folder, readable by nobody else; None where there cannot be one."""
-    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    path = Path(base).expanduser() / "penstock" / "history"
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600))
-        path.chmod(0o600)
-    except OSError:
-        return None
-    return path
-
-
-def _bindings() -> Any:
-    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-
-    bindings = KeyBindings()
-
-    @bindings.add("enter")
-    def send(event: KeyPressEvent) -> None:
-        buffer = event.current_buffer
-        if is_open(buffer.text):
-            buffer.insert_text("\n")
-        else:
-            buffer.validate_and_handle()
-
-    @bindings.add("escape", "enter")
-    def new_line(event: KeyPressEvent) -> None:
-        event.current_buffer.insert_text("\n")
-
-    return bindings

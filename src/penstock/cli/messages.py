@@ -20,7 +20,8 @@ TEXTS: dict[str, tuple[str, str]] = {
 /save FILE           keep the conversation in a file
 /load FILE           go on with a kept conversation
 /exit                leave (also /quit, /bye, Ctrl-D)
-Several lines: Alt-Enter for a new line, or begin and end with three quotes (\"\"\").""",
+Several lines: end a line with \\, or begin and end the message with three quotes (\"\"\").
+Tab completes commands, the arrow keys bring back what was typed.""",
         """/help                显示本帮助
 /system 文本         设置系统提示词（不带文本：显示；“/system none”：删除）
 /set 名称 值         设置采样参数，例如 /set temperature 0.3（“default” 恢复默认）
@@ -31,7 +32,8 @@ Several lines: Alt-Enter for a new line, or begin and end with three quotes (\"\
 /save 文件           保存对话
 /load 文件           载入已保存的对话
 /exit                退出（也可用 /quit、/bye、Ctrl-D）
-多行输入：Alt-Enter 换行，或用三个引号（\"\"\"）开头和结尾。""",
+多行输入：行尾加 \\ 续行，或用三个引号（\"\"\"）开头和结尾。
+Tab 补全命令，方向键找回输入过的内容。""",
     ),
     "stopped": ("[stopped]", "[已停止]"),
     "cut": (

@@ -14,7 +14,7 @@ from penstock.cli.options import engine_kwargs, engine_options, take_positional_
 from penstock.cli.parser import Converter, Parser, number, port_number, size, truth, whole
 from penstock.cli.terminal import note
 from penstock.errors import ConfigError
-from penstock.server.options import ServerOptions
+from penstock.server.options import TOOL_FORMATS, ServerOptions
 
 if TYPE_CHECKING:
     from penstock.server.state import State
@@ -48,6 +48,8 @@ HELP = {
     "drain_timeout": "seconds that running requests get to finish at the end (default: 30)",
     "watchdog_timeout": "seconds without a step after which /health fails (default: 120)",
     "log_requests": "one line for every request (default: on)",
+    "tool_call_parser": f"how the model writes tool calls: {', '.join(TOOL_FORMATS)} (default: auto, by its template)",
+    "reasoning": "tell thoughts apart from the answer, where the template marks them (default: on)",
 }
 SINGULAR = {"api_keys": "api_key", "allowed_hosts": "allowed_host", "allowed_origins": "allowed_origin",
             "disabled_dialects": "disable_dialect"}  # fmt: skip
@@ -59,7 +61,8 @@ SYNONYMS = {
     "max_requests": ("max-concurrency",),
 }
 METAVARS = {"host": "HOST", "port": "PORT", "api_key_file": "FILE", "api_keys": "KEY", "allowed_hosts": "HOST",
-            "allowed_origins": "ORIGIN", "disabled_dialects": "NAME"}  # fmt: skip
+            "allowed_origins": "ORIGIN", "disabled_dialects": "NAME",
+            "tool_call_parser": "NAME"}  # fmt: skip
 ENVIRONMENT = {"host": "PENSTOCK_HOST", "port": "PENSTOCK_PORT", "api_keys": "PENSTOCK_API_KEY"}
 
 
