@@ -3,50 +3,17 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <functional>
 #include <limits>
-#include <type_traits>
+
+#include "candidates.h"
 
 namespace penstock {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kGreedy = 1e-5f;       // temperatures below mean the likeliest token
-constexpr int64_t kSortAtOnce = 1024;  // fewer candidates are simply sorted
+constexpr float kGreedy = 1e-5f;  // temperatures below mean the likeliest token
 
-struct Candidate {
-    double mass;  // exp(logit - max)
-    float logit;
-    int32_t id;
-};
-
-bool better(const Candidate& a, const Candidate& b) { return a.logit != b.logit ? a.logit > b.logit : a.id < b.id; }
-
-int64_t line(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 int64_t sum_blocks(int64_t vocab) { return (vocab + kSumBlock - 1) / kSumBlock; }
-int64_t max_groups(int64_t vocab) { return (vocab + kMaxGroup - 1) / kMaxGroup; }
-
-struct Scratch {
-    float* logits;
-    int32_t* indexes;
-    Candidate* candidates;
-    double* sums;
-    float* maxima;
-    double* masses;  // [kBins]
-
-    Scratch(std::byte* at, int64_t vocab) {
-        auto take = [&at](auto*& to, int64_t n) {
-            to = reinterpret_cast<std::remove_reference_t<decltype(to)>>(at);
-            at += line(n * static_cast<int64_t>(sizeof *to));
-        };
-        take(logits, vocab);
-        take(indexes, vocab);
-        take(candidates, vocab);
-        take(sums, sum_blocks(vocab));
-        take(maxima, max_groups(vocab));
-        take(masses, kBins);
-    }
-};
 
 // splitmix64's finaliser over (seed, draw): one number of [0, 1) with 53 bits, a function of both alone.
 double uniform(uint64_t seed, int64_t draw) {
@@ -61,7 +28,7 @@ class Entry {
   public:
     Entry(const SamplerMath& math, const SamplingBatch& batch, int64_t i, const float* raw, int64_t vocab,
           std::byte* at)
-        : math_(math), b_(batch), i_(i), raw_(raw), vocab_(vocab), s_(at, vocab) {}
+        : math_(math), b_(batch), i_(i), raw_(raw), vocab_(vocab), memory_(at), c_(math, vocab, memory_) {}
 
     void run(const SampleOutput& out) {
         const RowScan scan = math_.scan(raw_, vocab_);
@@ -77,7 +44,7 @@ class Entry {
         const float* x = raw_;
         if (changes()) {
             prepare();
-            x = s_.logits;
+            x = logits_;
             max = math_.scan(x, vocab_).max;
             if (max == -kInf) return -1;
         }
@@ -85,12 +52,12 @@ class Entry {
         const float temperature = b_.temperature[i_];
         if (temperature < kGreedy) return static_cast<int32_t>(math_.find(x, vocab_, max));
         if (temperature != 1.0f) {
-            math_.divide(x, vocab_, temperature, s_.logits);
-            x = s_.logits;
+            math_.divide(x, vocab_, temperature, logits_);
+            x = logits_;
         }
         RowScan scan = math_.scan(x, vocab_);
-        if (!scan.sane && x == s_.logits) {  // an overflow: such a token is no candidate
-            std::replace_if(s_.logits, s_.logits + vocab_, [](float v) { return !(v < kInf); }, -kInf);
+        if (!scan.sane && x == logits_) {  // an overflow: such a token is no candidate
+            std::replace_if(logits_, logits_ + vocab_, [](float v) { return !(v < kInf); }, -kInf);
             scan = math_.scan(x, vocab_);
         }
         return scan.max == -kInf ? -1 : draw(x, scan.max);
@@ -104,7 +71,7 @@ class Entry {
 
     // Scratch logits = raw + bias, masked, penalised.
     void prepare() {
-        float* x = s_.logits;
+        float* x = logits_;
         std::memcpy(x, raw_, vocab_ * sizeof(float));
         for (int64_t j = b_.bias_start[i_]; j < b_.bias_start[i_ + 1]; j++) x[b_.bias_ids[j]] += b_.bias_values[j];
         if (b_.mask_row[i_] >= 0) {
@@ -137,54 +104,51 @@ class Entry {
 
     // Among the k best.
     int32_t draw_of_best(const float* x, float max, int64_t k, double p, double min_p, double u) {
-        int64_t n = keep_best(x, max, k);
-        Candidate* c = s_.candidates;
-        if (n <= kSortAtOnce) std::sort(c, c + n, better);
-        const double total = mass_of(n);
-        if (p < 1) n = prefix(n, [&](double mass) { return mass >= p * total; }) + 1;
-        if (min_p > 0) n = std::partition(c, c + n, [&](const Candidate& a) { return a.mass >= min_p; }) - c;
-        if (n <= kSortAtOnce) std::sort(c, c + n, better);
-        const double goal = u * mass_of(n);
-        return c[prefix(n, [&](double mass) { return mass > goal; })].id;
+        int64_t n = c_.keep_best(x, max, k);
+        if (n <= kSortAtOnce) c_.sort(n);
+        const double total = c_.mass_of(n);
+        if (p < 1) n = c_.prefix(n, [&](double mass) { return mass >= p * total; }) + 1;
+        if (min_p > 0) n = c_.keep(n, [&](const Candidate& a) { return a.mass >= min_p; });
+        if (n <= kSortAtOnce) c_.sort(n);
+        const double goal = u * c_.mass_of(n);
+        return c_[c_.prefix(n, [&](double mass) { return mass > goal; })].id;
     }
 
     // Among the whole vocabulary, cut by top_p and min_p. What is kept are whole bins, then the best `n` of the next
     // ones; only the bins at a border are looked into and sorted.
     int32_t draw_by_bins(const float* x, float max, double p, double min_p, double u) {
-        const double* masses = s_.masses;
-        const double total = math_.bin_exp(x, vocab_, max, s_.masses);
-        Candidate* c = s_.candidates;
+        const double total = math_.bin_exp(x, vocab_, max, masses_);
         int whole = kBins;
         int64_t n = 0;
         double mass = total;
         Candidate worst{0, -kInf, INT32_MAX};
         if (p < 1) {
             double before = 0;
-            for (whole = 0; whole + 1 < kBins && before + masses[whole] < p * total;) before += masses[whole++];
-            n = gather(x, max, whole, whole);
-            n = prefix(n, [&](double more) { return before + more >= p * total; }) + 1;
-            mass = before + mass_of(n);
-            if (n > 0) worst = c[n - 1];
+            for (whole = 0; whole + 1 < kBins && before + masses_[whole] < p * total;) before += masses_[whole++];
+            n = c_.gather(x, max, whole, whole);
+            n = c_.prefix(n, [&](double more) { return before + more >= p * total; }) + 1;
+            mass = before + c_.mass_of(n);
+            if (n > 0) worst = c_[n - 1];
         }
         const int border = min_p > 0 ? bin_at(-std::log(min_p)) : kBins;
         if (border - 1 <= whole) {
             const int first = std::max(border - 1, 0), last = std::min({border + 1, kBins - 1, whole});
-            n = gather(x, max, first, last);
+            n = c_.gather(x, max, first, last);
             const auto kept = [&](const Candidate& a) { return a.mass >= min_p && !better(worst, a); };
-            n = std::partition(c, c + n, kept) - c;
+            n = c_.keep(n, kept);
             whole = first;
-            mass = mass_of(n);
-            for (int b = 0; b < whole; b++) mass += masses[b];
+            mass = c_.mass_of(n);
+            for (int b = 0; b < whole; b++) mass += masses_[b];
         }
         const double goal = u * mass;
         double before = 0;
-        for (int b = 0; b < whole; before += masses[b++]) {
-            if (before + masses[b] <= goal) continue;
-            n = gather(x, max, b, b);
+        for (int b = 0; b < whole; before += masses_[b++]) {
+            if (before + masses_[b] <= goal) continue;
+            n = c_.gather(x, max, b, b);
             break;
         }
-        if (n == 0) n = gather(x, max, 0, 0);  // rounding alone leads here
-        return c[prefix(n, [&](double more) { return before + more > goal; })].id;
+        if (n == 0) n = c_.gather(x, max, 0, 0);  // rounding alone leads here
+        return c_[c_.prefix(n, [&](double more) { return before + more > goal; })].id;
     }
 
     static int bin_at(double distance) {
@@ -192,11 +156,11 @@ class Entry {
     }
 
     int32_t draw_by_id(const float* x, float max, double u) {
-        const double goal = u * math_.sum_exp(x, vocab_, max, s_.sums);
+        const double goal = u * math_.sum_exp(x, vocab_, max, sums_);
         double before = 0;
         int64_t block = 0;
         const int64_t blocks = sum_blocks(vocab_);
-        while (block + 1 < blocks && before + s_.sums[block] <= goal) before += s_.sums[block++];
+        while (block + 1 < blocks && before + sums_[block] <= goal) before += sums_[block++];
         const int64_t begin = block * kSumBlock, end = std::min(begin + kSumBlock, vocab_);
         int64_t last = begin;  // with any mass: rounding may leave the goal a hair beyond the block's end
         for (int64_t j = begin; j < end; j++) {
@@ -206,78 +170,6 @@ class Entry {
             if (before > goal) break;
         }
         return static_cast<int32_t>(last);
-    }
-
-    // ---------------------------------------------------------------------------------------------- candidates
-
-    int64_t take(const float* x, float max, int64_t n) {
-        for (int64_t j = 0; j < n; j++) {
-            const int32_t id = s_.indexes[j];
-            s_.candidates[j] = {std::exp(static_cast<double>(x[id]) - max), x[id], id};
-        }
-        return n;
-    }
-
-    // Entries of bins first to last, without those that are impossible (-inf).
-    int64_t gather(const float* x, float max, int first, int last) {
-        const float slack = (std::fabs(max) + 64) * 1e-6f;  // more than any rounding of a border
-        const float high = first == 0 ? max : max - static_cast<float>(first) / kBinsPerUnit + slack;
-        const float low = last == kBins - 1 ? std::numeric_limits<float>::lowest()
-                                            : max - static_cast<float>(last + 1) / kBinsPerUnit - slack;
-        const int64_t found = math_.between(x, vocab_, low, high, s_.indexes);
-        const auto other = [&](int32_t id) {
-            const int bin = bin_of(x[id], max);
-            return bin < first || bin > last;
-        };
-        return take(x, max, std::remove_if(s_.indexes, s_.indexes + found, other) - s_.indexes);
-    }
-
-    // The k best. The k-th largest of the groups' maxima is no larger than the k-th largest entry: all before it is
-    // gathered in one pass.
-    int64_t keep_best(const float* x, float max, int64_t k) {
-        float threshold = -kInf;
-        const int64_t groups = max_groups(vocab_);
-        if (k <= groups) {
-            math_.group_max(x, vocab_, s_.maxima);
-            std::nth_element(s_.maxima, s_.maxima + (k - 1), s_.maxima + groups, std::greater<float>());
-            threshold = s_.maxima[k - 1];
-        }
-        const int64_t n = take(x, max, math_.between(x, vocab_, threshold, kInf, s_.indexes));
-        if (n > k) std::nth_element(s_.candidates, s_.candidates + (k - 1), s_.candidates + n, better);
-        return k;
-    }
-
-    double mass_of(int64_t n) const {
-        double mass = 0;
-        for (int64_t j = 0; j < n; j++) mass += s_.candidates[j].mass;
-        return mass;
-    }
-
-    // The place, in order, of the first of n candidates at which `enough(mass up to and with it)` holds, or the last
-    // one; all before it are moved before it. Halves are told apart without being sorted.
-    template <class F>
-    int64_t prefix(int64_t n, F enough) {
-        Candidate* c = s_.candidates;
-        int64_t begin = 0, end = n;
-        double before = 0;
-        while (end - begin > kSortAtOnce) {
-            const int64_t middle = begin + (end - begin) / 2;
-            std::nth_element(c + begin, c + middle, c + end, better);
-            double mass = before;
-            for (int64_t j = begin; j < middle; j++) mass += c[j].mass;
-            if (enough(mass)) {
-                end = middle;
-            } else {
-                begin = middle;
-                before = mass;
-            }
-        }
-        std::sort(c + begin, c + end, better);
-        for (int64_t j = begin; j < end; j++) {
-            before += c[j].mass;
-            if (enough(before)) return j;
-        }
-        return end - 1;
     }
 
     // ---------------------------------------------------------------------------------------------- logprobs
@@ -294,11 +186,11 @@ class Entry {
         out.logprobs[i_] = static_cast<float>(chosen - log_sum);
         out.ranks[i_] = static_cast<int32_t>(math_.count_greater(raw_, vocab_, chosen) + 1);
         if (k == 0) return;
-        const int64_t n = keep_best(raw_, max, std::min<int64_t>(k, vocab_));
-        std::sort(s_.candidates, s_.candidates + n, better);
+        const int64_t n = c_.keep_best(raw_, max, std::min<int64_t>(k, vocab_));
+        c_.sort(n);
         for (int64_t j = 0; j < n; j++) {
-            out.top_ids[i_ * out.top + j] = s_.candidates[j].id;
-            out.top_logprobs[i_ * out.top + j] = static_cast<float>(s_.candidates[j].logit - log_sum);
+            out.top_ids[i_ * out.top + j] = c_[j].id;
+            out.top_logprobs[i_ * out.top + j] = static_cast<float>(c_[j].logit - log_sum);
         }
     }
 
@@ -307,14 +199,18 @@ class Entry {
     const int64_t i_;
     const float* raw_;
     const int64_t vocab_;
-    Scratch s_;
+    Carver memory_;
+    Candidates c_;
+    float* const logits_ = memory_.take<float>(vocab_);
+    double* const sums_ = memory_.take<double>(sum_blocks(vocab_));
+    double* const masses_ = memory_.take<double>(kBins);
 };
 
 }  // namespace
 
 int64_t sampler_scratch_bytes(int64_t vocab) {
-    return line(vocab * 4) * 2 + line(vocab * static_cast<int64_t>(sizeof(Candidate))) + line(sum_blocks(vocab) * 8) +
-           line(max_groups(vocab) * 4) + line(kBins * 8);
+    return Candidates::bytes(vocab) + Carver::bytes<float>(vocab) + Carver::bytes<double>(sum_blocks(vocab)) +
+           Carver::bytes<double>(kBins);
 }
 
 void sample(const SamplerMath& math, const SamplingBatch& batch, const float* logits, int64_t ld, int64_t vocab,
