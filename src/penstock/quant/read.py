@@ -164,6 +164,8 @@ CT_FORMATS = ("pack-quantized", "int-quantized", "naive-quantized", "float-quant
 
 def compressed_tensors(config: Config) -> Stored:
     sparsity, transforms = config.get("sparsity_config") or {}, config.get("transform_config") or {}
+    if not isinstance(sparsity, Mapping) or not isinstance(transforms, Mapping):
+        raise refuse("sparsity_config and transform_config must be objects")
     if sparsity and sparsity.get("format", "dense") != "dense":
         raise refuse(f"the sparse form '{str(sparsity.get('format'))[:40]}' is not supported")
     if transforms and transforms.get("config_groups"):
@@ -193,11 +195,12 @@ def _ct_scheme(group: Config, config: Config) -> Scheme:
     if not isinstance(weights, Mapping):
         raise refuse("a group of config_groups says nothing of weights")
     bits, kind, strategy = whole(weights, "num_bits", 8), weights.get("type", "int"), weights.get("strategy", "channel")
-    if kind not in ("int", "float") or bits not in ((8,) if kind == "float" or form != "pack-quantized" else (4, 8)):
+    widths = (4, 8) if form == "pack-quantized" and kind == "int" else (8,)
+    if kind not in ("int", "float") or bits not in widths:
         raise refuse(f"weights of {bits} bits ({str(kind)[:20]}) in the form {form} are not supported")
     if strategy not in ("tensor", "channel", "group", "block"):
         raise refuse(f"scales by '{str(strategy)[:40]}' are not supported")
-    size = weights.get("group_size") if strategy == "group" else None
+    size = whole(weights, "group_size", -1) if strategy == "group" else None
     act = _ct_act(group.get("input_activations"))
     if form == "pack-quantized":
         return PackedScheme(bits, bool(weights.get("symmetric", True)), size, act)
