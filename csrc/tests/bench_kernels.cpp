@@ -145,112 +145,136 @@ void probe(SpinTeam& team, const Pages& pages, Limits& best) {
 
 struct Line {
     std::string name;
-    double bytes, flops, limit_is_dot;
+    double bytes, flops;
+    bool dot;        // its limit is that of bf16 dot products
     int64_t layers;  // calls go round so many pieces of memory, so that none is in a cache
     std::function<void(const Worker&, int64_t layer)> op;
     double seconds = 1e9;
+};
+
+class Bench {
+  public:
+    Bench(const Kernels& kernels, int threads, bool full)
+        : kernels_(kernels),
+          team_(threads),
+          full_(full),
+          x_(random_floats(kRows * kInputs, 1)),
+          y_(kRows * kOutputs),
+          shared_(64 << 20),
+          table_(static_cast<size_t>(kContext / kBlock)) {
+        for (size_t i = 0; i < table_.size(); i++) table_[i] = static_cast<int32_t>(i);
+    }
+
+    void add_linear(Format format, Act act, const std::string& name) {
+        const int64_t n = full_ ? kOutputs : 256, k = full_ ? kInputs : 256, layers = full_ ? 8 : 1;
+        const int64_t tile = tile_bytes(format, k), bytes = matrix_bytes(format, n, k);
+        const std::byte* data = pages(bytes * layers);
+        for (int64_t m :
+             full_ ? std::vector<int64_t>{1, 2, 3, 4, 6, 8, 12, 16, 32, 128, 512} : std::vector<int64_t>{1, 16}) {
+            const int64_t columns = m < 32 ? n : n / 8;  // short calls: other processes interrupt long ones
+            lines_.push_back({name + " rows " + std::to_string(m), static_cast<double>(columns / 16 * tile),
+                              2.0 * static_cast<double>(m * columns * k), act == Act::bf16, layers,
+                              [=, this](const Worker& w, int64_t layer) {
+                                  LinearArgs a{};
+                                  a.act = act;
+                                  a.x = {x_.data(), k};
+                                  a.rows = m;
+                                  a.k = k;
+                                  a.parts = 1;
+                                  const Matrix weight{format, columns, k, columns / 16, tile, data + bytes * layer};
+                                  a.part[0] = {weight, nullptr, y_.data(), columns};
+                                  a.shared = shared_.data();
+                                  linear(kernels_, a, w);
+                              }});
+        }
+    }
+
+    // One token over a long cache (32 heads over 8 kv heads of 64), and a prompt (8 heads over 2).
+    void add_attention(KVType type, int64_t size, const std::string& name, bool decode) {
+        const int64_t kv = decode ? 8 : 2, heads = 4 * kv, dim = 64, layers = full_ ? 8 : 1;
+        const int64_t context = !full_ ? 64 : decode ? kContext : 512, queries = decode ? 1 : context;
+        const int64_t head_bytes = kBlock * dim * size, layer_bytes = context * dim * kv * size;
+        std::byte *keys = pages(layer_bytes * layers), *values = pages(layer_bytes * layers);
+        const double pairs = static_cast<double>(decode ? context : context * context / 2);
+        lines_.push_back({"attention " + name + (decode ? " decode" : " prefill"),
+                          2.0 * static_cast<double>(layer_bytes), pairs * 4 * static_cast<double>(heads * dim), false,
+                          layers, [=, this](const Worker& w, int64_t layer) {
+                              const int32_t start[] = {0, static_cast<int32_t>(queries)};
+                              const int32_t lens[] = {static_cast<int32_t>(context)};
+                              AttentionArgs a{};
+                              a.seqs = 1;
+                              a.heads = heads;
+                              a.kv_heads = kv;
+                              a.head_dim = dim;
+                              a.query_start = start;
+                              a.context_lens = lens;
+                              a.block_tables = table_.data();
+                              a.table_ld = kContext / kBlock;
+                              a.scale = 0.125f;
+                              a.q = {x_.data(), heads * dim};
+                              const int64_t at = layer * layer_bytes;
+                              a.cache = {type, kv, dim, kBlock, keys + at, values + at, head_bytes, kv * head_bytes};
+                              a.y = y_.data();
+                              a.ldy = heads * dim;
+                              a.shared = shared_.data();
+                              attention(kernels_, a, w);
+                          }});
+    }
+
+    void run() {
+        Limits best;
+        Pages probed(full_ ? 512 << 20 : 4 << 20);
+        for (int turn = 0; turn < (full_ ? 15 : 2); turn++) {
+            probe(team_, probed, best);
+            for (Line& line : lines_)
+                for (int64_t layer = 0; layer < line.layers; layer++)
+                    line.seconds = std::min(line.seconds, team_.run([&](const Worker& w) { line.op(w, layer); }));
+        }
+        std::printf("%s, %d threads; probe: read %.1f GB/s, fma %.0f GFLOP/s, bf16 dot %.0f GFLOP/s\n", kernels_.name,
+                    team_.count(), best.read, best.fma, best.dot);
+        for (const Line& line : lines_) {
+            const double bytes = line.bytes / line.seconds * 1e-9, flops = line.flops / line.seconds * 1e-9;
+            std::printf("%-24s %9.3f ms %7.1f GB/s (%3.0f %%) %8.1f GFLOP/s (%3.0f %%)\n", line.name.c_str(),
+                        line.seconds * 1e3, bytes, 100 * bytes / best.read, flops,
+                        100 * flops / (line.dot ? best.dot : best.fma));
+        }
+    }
+
+  private:
+    static constexpr int64_t kOutputs = 8192, kInputs = 2048, kRows = 512, kContext = 8192, kBlock = 16;
+
+    std::byte* pages(int64_t bytes) {
+        memory_.push_back(std::make_unique<Pages>(bytes));
+        return memory_.back()->data;
+    }
+
+    const Kernels& kernels_;
+    SpinTeam team_;
+    bool full_;
+    Buffer<float> x_, y_;
+    Buffer<std::byte> shared_;
+    std::vector<int32_t> table_;
+    std::vector<std::unique_ptr<Pages>> memory_;
+    std::vector<Line> lines_;
 };
 
 }  // namespace
 
 int main(int argc, char** argv) {
     const bool full = argc > 1 && std::string(argv[1]) == "full";
-    const int threads = argc > 2 ? std::atoi(argv[2])
-                        : full   ? static_cast<int>(std::thread::hardware_concurrency())
-                                 : 1;
+    const int all = static_cast<int>(std::thread::hardware_concurrency());
     const IsaChoice choice = resolve_isa("");
     CHECK(choice.kernels != nullptr, "%s", choice.error.c_str());
-    const Kernels& kernels = *choice.kernels;
-    SpinTeam team(threads);
-    std::printf("%s, %d threads\n", kernels.name, threads);
-
-    const int64_t n = full ? 8192 : 256, k = full ? 2048 : 256, most = full ? 512 : 16, layers = full ? 8 : 1;
-    const std::vector<int64_t> rows =
-        full ? std::vector<int64_t>{1, 2, 3, 4, 6, 8, 12, 16, 32, 128} : std::vector<int64_t>{1, 16};
-    const auto x = random_floats(most * k, 1);
-    Buffer<float> y(most * n), z(most * k);
-    Buffer<std::byte> shared(std::max<int64_t>(linear_shared_bytes(Act::f32, most, std::max(n, k)), 64 << 20));
-    std::vector<Line> lines;
-    std::vector<std::unique_ptr<Pages>> memory;
-    for (const auto& [format, act, name] : {std::tuple{Format::bf16, Act::bf16, "bf16 x bf16"},
-                                            {Format::bf16, Act::f32, "bf16 x f32"},
-                                            {Format::f16, Act::f32, "f16 x f32"},
-                                            {Format::f32, Act::f32, "f32 x f32"}}) {
-        const int64_t bytes = matrix_bytes(format, n, k);
-        memory.push_back(std::make_unique<Pages>(bytes * layers));
-        const std::byte* data = memory.back()->data;
-        for (int64_t m : rows) {
-            lines.push_back({std::string(name) + " rows " + std::to_string(m), static_cast<double>(bytes),
-                             2.0 * double(m * n * k), act == Act::bf16 ? 1.0 : 0.0, m > 64 ? 1 : layers,
-                             [&, m, format = format, act = act, bytes, data](const Worker& w, int64_t layer) {
-                                 LinearArgs a{};
-                                 a.act = act;
-                                 a.x = {x.data(), k};
-                                 a.rows = m;
-                                 a.k = k;
-                                 a.parts = 1;
-                                 a.part[0] = {Matrix{format, n, k, n / 16, bytes / (n / 16), data + bytes * layer},
-                                              nullptr, y.data(), n};
-                                 a.shared = shared.data();
-                                 linear(kernels, a, w);
-                             }});
-        }
+    Bench bench(*choice.kernels, argc > 2 ? std::atoi(argv[2]) : full ? all : 1, full);
+    bench.add_linear(Format::bf16, Act::bf16, "bf16 x bf16");
+    bench.add_linear(Format::bf16, Act::f32, "bf16 x f32");
+    bench.add_linear(Format::f16, Act::f32, "f16 x f32");
+    bench.add_linear(Format::f32, Act::f32, "f32 x f32");
+    for (bool decode : {true, false}) {
+        bench.add_attention(KVType::bf16, 2, "bf16", decode);
+        bench.add_attention(KVType::f16, 2, "f16", decode);
+        bench.add_attention(KVType::f32, 4, "f32", decode);
     }
-    // Attention: 32 heads over 8 kv heads of 64 (one token a sequence over a long cache; a long prompt).
-    const int64_t heads = 32, kv = 8, dim = 64, context = full ? 8192 : 512, block = 16, prompt = full ? 512 : 64;
-    std::vector<int32_t> table(static_cast<size_t>(context / block)), start{0, 1}, lens{static_cast<int32_t>(context)},
-        chunk{0, static_cast<int32_t>(prompt)}, short_lens{static_cast<int32_t>(prompt)};
-    for (size_t i = 0; i < table.size(); i++) table[i] = static_cast<int32_t>(i);
-    const auto q = random_floats(prompt * heads * dim, 2);
-    Buffer<float> o(prompt * heads * dim);
-    for (const auto& [type, size, name] :
-         {std::tuple{KVType::bf16, 2, "bf16"}, {KVType::f16, 2, "f16"}, {KVType::f32, 4, "f32"}}) {
-        const int64_t head_bytes = block * dim * size, layer = context * dim * kv * size, count = full ? 8 : 1;
-        memory.push_back(std::make_unique<Pages>(layer * count));
-        memory.push_back(std::make_unique<Pages>(layer * count));
-        std::byte *keys = memory[memory.size() - 2]->data, *values = memory.back()->data;
-        for (bool decode : {true, false}) {
-            lines.push_back({std::string("attention ") + name + (decode ? " decode" : " prefill"),
-                             decode ? 2.0 * double(layer) : 0.0,
-                             (decode ? double(context) : double(prompt) * double(prompt) / 2) * 4 * double(heads * dim),
-                             0.0, decode ? count : 1,
-                             [&, type = type, decode, head_bytes, keys, values, layer](const Worker& w, int64_t i) {
-                                 AttentionArgs a{};
-                                 a.seqs = 1;
-                                 a.heads = heads;
-                                 a.kv_heads = kv;
-                                 a.head_dim = dim;
-                                 a.query_start = decode ? start.data() : chunk.data();
-                                 a.context_lens = decode ? lens.data() : short_lens.data();
-                                 a.block_tables = table.data();
-                                 a.table_ld = context / block;
-                                 a.scale = 0.125f;
-                                 a.q = {q.data(), heads * dim};
-                                 a.cache = {
-                                     type,           kv, dim, block, keys + i * layer, values + i * layer, head_bytes,
-                                     kv * head_bytes};
-                                 a.y = o.data();
-                                 a.ldy = heads * dim;
-                                 a.shared = shared.data();
-                                 attention(kernels, a, w);
-                             }});
-        }
-    }
-
-    Limits best;
-    Pages pages(full ? 512 << 20 : 4 << 20);
-    for (int turn = 0; turn < (full ? 15 : 2); turn++) {
-        probe(team, pages, best);
-        for (Line& line : lines)
-            for (int64_t layer = 0; layer < line.layers; layer++)
-                line.seconds = std::min(line.seconds, team.run([&](const Worker& w) { line.op(w, layer); }));
-    }
-    std::printf("probe: read %.1f GB/s, fma %.0f GFLOP/s, bf16 dot %.0f GFLOP/s\n", best.read, best.fma, best.dot);
-    for (const Line& line : lines) {
-        const double bytes = line.bytes / line.seconds * 1e-9, flops = line.flops / line.seconds * 1e-9;
-        std::printf("%-24s %9.3f ms %7.1f GB/s (%3.0f %%) %8.1f GFLOP/s (%3.0f %%)\n", line.name.c_str(),
-                    line.seconds * 1e3, bytes, 100 * bytes / best.read, flops,
-                    100 * flops / (line.limit_is_dot != 0 ? best.dot : best.fma));
-    }
+    bench.run();
     return 0;
 }

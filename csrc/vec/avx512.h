@@ -9,7 +9,7 @@ namespace penstock {
 namespace {
 
 constexpr const char* kIsaName = "avx512";
-constexpr int kMaxRows = 12;
+constexpr int kMaxRows = 8;
 constexpr int kAccumulators = 24;
 constexpr int kMaxTiles = 4;
 
