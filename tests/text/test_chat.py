@@ -30,6 +30,8 @@ RENDERED = {
     "\n\nU2<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
     "mistral": "<s>[INST] S\n\nU1 [/INST] A1</s>[INST] U2 [/INST]",
     "mistral-v3": "<s>[INST] S\n\nU1[/INST] A1</s>[INST] U2[/INST]",
+    "mistral-tekken": "<s>[INST]U1[/INST]A1</s>[INST]S\n\nU2[/INST]",
+    "mistral-v7": "<s>[SYSTEM_PROMPT]S[/SYSTEM_PROMPT][INST]U1[/INST]A1</s>[INST]U2[/INST]",
     "chatml": "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU1<|im_end|>\n<|im_start|>assistant\nA1<|im_end|>\n"
     "<|im_start|>user\nU2<|im_end|>\n<|im_start|>assistant\n",
     "chatglm": "S[Round 0]\n问：U1\n答：A1\n[Round 1]\n问：U2\n答：",
@@ -74,6 +76,7 @@ def test_turns_must_alternate(name: str) -> None:
 class Vocabulary:
     control: dict[str, int] = field(default_factory=dict)
     vocab_size: int = 32000
+    lead: int = 1
 
     @property
     def control_texts(self) -> Mapping[str, int]:

@@ -212,11 +212,6 @@ class TestFolder:
         with pytest.raises(CheckpointError, match="mode 'spm'"):
             Tokenizer.from_folder(bpe, mode="spm")
 
-    def test_tekken_is_named(self, tmp_path: Path) -> None:
-        (tmp_path / "tekken.json").write_text("{}")
-        with pytest.raises(UnsupportedError, match="tekken"):
-            Tokenizer.from_folder(tmp_path)
-
     def test_templates_in_all_their_places(self, bpe: Path) -> None:
         configure(bpe, chat_template=[{"name": "default", "template": "A"}, {"name": "tool_use", "template": "B"}])
         assert dict(Tokenizer.from_folder(bpe).chat_templates) == {"default": "A", "tool_use": "B"}

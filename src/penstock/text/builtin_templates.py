@@ -26,6 +26,7 @@ class Vocabulary(Protocol):
     """The part of a tokenizer that the choice looks at."""
 
     vocab_size: int
+    lead: int
 
     @property
     def control_texts(self) -> Mapping[str, int]: ...
@@ -56,6 +57,20 @@ MISTRAL = Format(
     "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}",
 )
 MISTRAL_V3 = Format("mistral-v3", MISTRAL.source.replace("{{ m['content'] }} [/INST]", "{{ m['content'] }}[/INST]"))
+# From Nemo on nothing stands between control tokens and text, and a system message goes with the last user message …
+MISTRAL_TEKKEN = Format(
+    "mistral-tekken",
+    _SYSTEM_FIRST + "{{ bos_token }}{% for m in rest %}" + _ALTERNATE + "{% if m['role'] == 'user' %}"
+    "[INST]{% if loop.last and system %}{{ system + '\\n\\n' }}{% endif %}{{ m['content'] }}[/INST]"
+    "{% else %}{{ m['content'] + eos_token }}{% endif %}{% endfor %}",
+)
+# … until version 7 gave it control tokens of its own.
+MISTRAL_V7 = Format(
+    "mistral-v7",
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}"
+    "[SYSTEM_PROMPT]{{ m['content'] }}[/SYSTEM_PROMPT]{% elif m['role'] == 'user' %}[INST]{{ m['content'] }}[/INST]"
+    "{% else %}{{ m['content'] + eos_token }}{% endif %}{% endfor %}",
+)
 LLAMA3 = Format(
     "llama3",
     "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\\n\\n'"
@@ -156,8 +171,8 @@ CONTINUE = Format(
 FORMATS: dict[str, Format] = {
     f.name: f
     for f in (
-        LLAMA2, LLAMA3, MISTRAL, MISTRAL_V3, CHATML, QWEN, QWEN2, INTERNLM2, CHATGLM1, CHATGLM2, CHATGLM3, GLM4,
-        BAICHUAN, GEMMA, PHI3, ZEPHYR, PLAIN, CONTINUE,
+        LLAMA2, LLAMA3, MISTRAL, MISTRAL_V3, MISTRAL_TEKKEN, MISTRAL_V7, CHATML, QWEN, QWEN2, INTERNLM2, CHATGLM1,
+        CHATGLM2, CHATGLM3, GLM4, BAICHUAN, GEMMA, PHI3, ZEPHYR, PLAIN, CONTINUE,
     )
 }  # fmt: skip
 BY_FAMILY: dict[str, Format] = {
@@ -183,7 +198,7 @@ def select_template(family: str | None, tokenizer: Vocabulary, hints: Mapping[st
         return _chatglm(control, hints or {})
     for token, chosen in BY_TOKEN:
         if token in control:
-            return chosen
+            return _mistral(tokenizer) if chosen is MISTRAL_V3 else chosen
     if family in BY_FAMILY:
         chosen = BY_FAMILY[family]
         missing = chosen.name in ("chatml", "qwen", "qwen2", "internlm2") and "<|im_start|>" not in control
@@ -195,6 +210,13 @@ def select_template(family: str | None, tokenizer: Vocabulary, hints: Mapping[st
             return CONTINUE
         return MISTRAL if family == "mistral" else LLAMA2
     return PLAIN
+
+
+def _mistral(tokenizer: Vocabulary) -> Format:
+    """Byte-level vocabularies (tekken) put no space before a text."""
+    if tokenizer.lead:
+        return MISTRAL_V3
+    return MISTRAL_V7 if "[SYSTEM_PROMPT]" in tokenizer.control_texts else MISTRAL_TEKKEN
 
 
 def _chatglm(control: Mapping[str, int], hints: Mapping[str, object]) -> Format:

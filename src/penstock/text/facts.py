@@ -28,6 +28,15 @@ CHATGLM2_SPECIALS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 CHATGLM3_ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 CHATGLM4_SPECIALS = ("<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", *CHATGLM3_ROLES)
 
+# Files before version 7 do not list them.
+TEKKEN_SPECIALS = (
+    "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]",
+    "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]", "[SUFFIX]",
+    "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]",
+)  # fmt: skip
+# How many ids ChatGLM-6B's first release keeps for images before those of text; later ones say 0.
+CHATGLM1_IMAGE_TOKENS = 20_000
+
 
 @dataclass(frozen=True)
 class TokenizerFacts:
@@ -85,6 +94,8 @@ CHATGLM4 = TokenizerFacts(
     specials=CHATGLM4_SPECIALS, prefix=("[gMASK]", "<sop>"), eos="<|endoftext|>", pad="<|endoftext|>",
     pattern=LLAMA3_PATTERN,
 )  # fmt: skip
+
+TEKKEN = TokenizerFacts(add_bos=True, bos="<s>", eos="</s>", unk="<unk>", pad="<pad>")
 
 TABLE: dict[str, TokenizerFacts] = {
     "QWenTokenizer": QWEN,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from penstock.errors import CheckpointError, ConfigError, UnsupportedError, nearest
+from penstock.errors import CheckpointError, ConfigError, nearest
 from penstock.text import facts as known
-from penstock.text.backends.base import Backend
+from penstock.text.backends.base import Backend, ShiftedBackend
 from penstock.text.facts import TokenizerFacts, facts_for
 from penstock.text.files import read_bytes
 from penstock.text.tokenizer import Tokenizer
@@ -29,15 +29,15 @@ def load_folder(folder: Path, mode: str = "auto") -> Tokenizer:
         return load_hf(json, read_tokenizer_config(folder))
     if mode in ("auto", "slow", "tiktoken") and ranks is not None:
         return load_ranks(ranks, read_tokenizer_config(folder))
+    if mode in ("auto", "slow", "tiktoken") and (folder / "tekken.json").is_file():
+        return load_tekken(folder / "tekken.json", read_tokenizer_config(folder))
     if mode in ("auto", "slow", "spm", "tiktoken") and model is not None:
         return load_model(model, read_tokenizer_config(folder))
     if mode in ("auto", "slow", "bpe") and (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return load_bpe(folder, read_tokenizer_config(folder))
     if mode == "slow" and json.is_file():
         return load_hf(json, read_tokenizer_config(folder))
-    if (folder / "tekken.json").is_file():
-        raise UnsupportedError(f"{folder}/tekken.json: not a format that is read; put a tokenizer.json there")
-    wanted = "tokenizer.json, tokenizer.model, *.tiktoken, or vocab.json with merges.txt"
+    wanted = "tokenizer.json, tokenizer.model, *.tiktoken, tekken.json, or vocab.json with merges.txt"
     raise CheckpointError(f"{folder}: no tokenizer ({wanted}) for mode {mode!r}; {WITHOUT}")
 
 
@@ -90,6 +90,14 @@ def load_ranks(path: Path, config: TokenizerConfig) -> Tokenizer:
     return Tokenizer(backend, config, facts, add_bos=config.add_bos, add_eos=config.add_eos)
 
 
+def load_tekken(path: Path, config: TokenizerConfig) -> Tokenizer:
+    """A tokenizer from Mistral's ``tekken.json``."""
+    from penstock.text.backends import tekken
+
+    add_bos = known.TEKKEN.add_bos if config.add_bos is None else config.add_bos
+    return Tokenizer(tekken.load(path), config, known.TEKKEN, add_bos=add_bos, add_eos=config.add_eos)
+
+
 def load_model(path: Path, config: TokenizerConfig) -> Tokenizer:
     """A tokenizer from a ``.model`` file: tiktoken ranks or SentencePiece, as its content says."""
     from penstock.text.backends import spm, tiktoken
@@ -97,10 +105,17 @@ def load_model(path: Path, config: TokenizerConfig) -> Tokenizer:
     if tiktoken.looks_like_ranks(read_bytes(path)):
         return load_ranks(path, config)
     facts = _model_facts(path, config)
-    added = {str(entry["content"]): token_id for token_id, entry in config.added.items()}
-    backend = spm.load(path, added=added, specials=config.specials, facts=facts, legacy=config.legacy)
+    shift = _image_tokens(config) if facts is known.CHATGLM1 else 0
+    added = {str(entry["content"]): i - shift for i, entry in config.added.items() if i >= shift}
+    backend: Backend = spm.load(path, added=added, specials=config.specials, facts=facts, legacy=config.legacy)
+    if shift:
+        backend = ShiftedBackend(backend, shift)
     add_bos = config.add_bos if config.add_bos is not None else facts.add_bos
     return Tokenizer(backend, config, facts, add_bos=add_bos, add_eos=config.add_eos)
+
+
+def _image_tokens(config: TokenizerConfig) -> int:
+    return known.CHATGLM1_IMAGE_TOKENS if config.image_tokens is None else config.image_tokens
 
 
 def _model_facts(path: Path, config: TokenizerConfig) -> TokenizerFacts:

@@ -7,7 +7,12 @@ from typing import Any
 
 from penstock.errors import CheckpointError, UnsupportedError
 from penstock.text.backends.gguf import (
-    GgufVocabulary, bpe_backend, pre_tokenizer, read_vocabulary, score_backend, without_surrogates,
+    GgufVocabulary,
+    bpe_backend,
+    pre_tokenizer,
+    read_vocabulary,
+    score_backend,
+    without_surrogates,
 )  # fmt: skip
 from penstock.text.facts import TokenizerFacts
 from penstock.text.files import MIB

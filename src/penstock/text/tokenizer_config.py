@@ -20,7 +20,8 @@ class TokenizerConfig:
 
     ``tokens``: ``bos_token`` … by text, with ``None`` for an explicit null. ``specials``: all control tokens named.
     ``added``: ``{id: {"content": text, "special": bool, …}}``. ``templates``: chat templates by name.
-    ``end_ids``: tokens that end an answer, where a file names more than one.
+    ``end_ids``: tokens that end an answer, where a file names more than one. ``image_tokens``: ids before
+    those of text.
     """
 
     tokenizer_class: str | None = None
@@ -34,6 +35,7 @@ class TokenizerConfig:
     legacy: bool | None = None
     templates: Mapping[str, str] = field(default_factory=dict)
     end_ids: frozenset[int] = frozenset()
+    image_tokens: int | None = None
 
 
 def read_tokenizer_config(folder: Path) -> TokenizerConfig:
@@ -61,6 +63,7 @@ def read_tokenizer_config(folder: Path) -> TokenizerConfig:
         add_prefix_space=_typed(config, "add_prefix_space", bool, path),
         legacy=_typed(config, "legacy", bool, path),
         templates=_templates(config, folder),
+        image_tokens=_image_tokens(config, path),
     )
 
 
@@ -68,6 +71,13 @@ def _typed(config: Mapping[str, Any], key: str, kind: type, path: Path) -> Any:
     value = config.get(key)
     if value is not None and not isinstance(value, kind):
         raise CheckpointError(f"{path}: '{key}' is {value!r}, expected a {kind.__name__}")
+    return value
+
+
+def _image_tokens(config: Mapping[str, Any], path: Path) -> int | None:
+    value: int | None = _typed(config, "num_image_tokens", int, path)
+    if value is not None and not 0 <= value < 1 << 20:
+        raise CheckpointError(f"{path}: 'num_image_tokens' is {value}, expected a number from 0 to 2^20")
     return value
 
 

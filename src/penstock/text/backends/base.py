@@ -35,6 +35,35 @@ class Backend(Protocol):
         """The id of a vocabulary entry, control tokens included, or ``None``."""
 
 
+class ShiftedBackend:
+    """A backend behind ``count`` ids that stand for no text (ChatGLM-6B's image tokens)."""
+
+    def __init__(self, inner: Backend, count: int) -> None:
+        self._inner = inner
+        self._count = count
+        self.size = inner.size + count
+        self.specials: Mapping[str, int] = {word: token_id + count for word, token_id in inner.specials.items()}
+        self.lead = inner.lead
+        self.replace_each = inner.replace_each
+        self.prefix = tuple(token_id + count for token_id in inner.prefix)
+        self.suffix = tuple(token_id + count for token_id in inner.suffix)
+
+    def encode(self, text: str, *, parse_special: bool, first: bool = True) -> list[int]:
+        return [i + self._count for i in self._inner.encode(text, parse_special=parse_special, first=first)]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return self._inner.token_bytes(token_id - self._count) if token_id >= self._count else b""
+
+    def token(self, token_id: int) -> str | None:
+        if 0 <= token_id < self._count:
+            return f"<image_{token_id}>"
+        return self._inner.token(token_id - self._count)
+
+    def token_to_id(self, token: str) -> int | None:
+        found = self._inner.token_to_id(token)
+        return None if found is None else found + self._count
+
+
 class SpecialSplitter:
     """Cuts a text at control tokens: longest first at each position, as tries in other tokenizers do."""
 

@@ -103,11 +103,16 @@ def parse_ranks(data: bytes, path: Path) -> dict[bytes, int]:
             ranks[binascii.a2b_base64(token)] = int(rank)
         except ValueError as error:
             raise CheckpointError(f"{path}: line {number} is not 'base64 rank' (the file is damaged)") from error
+    check_ranks(ranks, path)
+    return ranks
+
+
+def check_ranks(ranks: Mapping[bytes, int], path: Path) -> None:
+    """CheckpointError unless ranks are distinct and every byte has one."""
     if len(set(ranks.values())) != len(ranks) or not all(0 <= rank < 1 << 24 for rank in ranks.values()):
         raise CheckpointError(f"{path}: ranks repeat or lie outside 0 to 2^24")
     if absent := [byte for byte in range(256) if bytes([byte]) not in ranks]:
         raise CheckpointError(f"{path}: {len(absent)} of the 256 single bytes have no rank (the file is damaged)")
-    return ranks
 
 
 def load(path: Path, *, added: Mapping[str, int], specials: frozenset[str], facts: TokenizerFacts) -> TiktokenBackend:
