@@ -148,3 +148,35 @@ def test_an_engine_that_dies_makes_health_say_so(checkpoint, monkeypatch):
         assert server.get("/live").status == 200
         assert server.post("/v1/completions", {"prompt": "a"}).status == 503
     model.close()
+
+
+def test_one_client_cannot_take_every_place(checkpoint):
+    model = open_model(checkpoint, max_num_seqs=4, max_logits_rows=16)
+    model.model.engine.executor = Braked(model.model.executor)
+    with Server(model, max_requests_per_client=2, api_keys=("a", "b")) as server:
+        one, other = {"Authorization": "Bearer a"}, {"Authorization": "Bearer b"}
+        with Raw(server.port) as first, Raw(server.port) as second:
+            for raw in (first, second):
+                raw.ask("POST", "/v1/completions", LONG, one)
+            assert eventually(lambda: server.stats.running == 2)
+            answer = server.request("POST", "/v1/completions", LONG, one)
+            assert answer.status == 429 and answer.headers["retry-after"] and answer.error["type"] == "rate_limit_error"
+            short = {"prompt": "a", "max_tokens": 1}
+            assert server.request("POST", "/v1/completions", short, other).status == 200
+        assert eventually(server.idle, 2)
+        assert server.request("POST", "/v1/completions", short, one).status == 200
+        assert not server.state.clients
+    model.close()
+
+
+def test_an_answer_that_takes_too_long_is_ended(checkpoint):
+    model = open_model(checkpoint, max_num_seqs=4, max_logits_rows=16)
+    model.model.engine.executor = Braked(model.model.executor)
+    with Server(model, request_timeout=0.3) as server:
+        answer = server.post("/v1/completions", LONG)
+        assert answer.status == 504 and answer.error["code"] == "timeout"
+        answer = server.post("/v1/completions", {**LONG, "stream": True})
+        assert answer.status == 200 and answer.events[-1]["error"]["code"] == "timeout"
+        assert eventually(server.idle, 2)
+        assert server.post("/v1/completions", {"prompt": "a", "max_tokens": 2}).status == 200
+    model.close()

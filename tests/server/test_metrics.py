@@ -89,3 +89,14 @@ def test_vllms_additions(server):
     salted = server.post("/v1/completions", {"prompt": "s" * 64, "max_tokens": 1, "cache_salt": "a"}).json
     other = server.post("/v1/completions", {"prompt": "s" * 64, "max_tokens": 1, "cache_salt": "b"}).json
     assert salted["usage"]["prompt_tokens_details"] == other["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
+
+
+def test_times_of_a_request_on_demand(server):
+    chat = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 9, "ignore_eos": True, "return_metrics": True}
+    found = server.post("/v1/chat/completions", chat).json["metrics"]
+    assert 0 <= found["queue_time"] <= found["time_to_first_token"]
+    assert 0 < found["inter_token_latency_p50"] <= found["inter_token_latency_p99"]
+    stream = {**chat, "stream": True, "stream_options": {"include_usage": True}}
+    assert server.post("/v1/chat/completions", stream).events[-1]["metrics"]["preemptions"] == 0
+    body = {"prompt": "a", "max_tokens": 2, "return_metrics": True}
+    assert server.post("/v1/completions", body).json["metrics"]["cached_tokens"] == 0

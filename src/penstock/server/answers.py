@@ -11,7 +11,7 @@ from uuid import uuid4
 from penstock.async_llm import OutputStream
 from penstock.frontend import Prompt
 from penstock.server.state import Served
-from penstock.types import RequestOutput, SamplingParams
+from penstock.types import RequestMetrics, RequestOutput, SamplingParams
 
 
 @dataclass(slots=True)
@@ -24,11 +24,12 @@ class Usage:
 
 
 class Answers:
-    """Several prompts under way with one model. ``close`` frees them all."""
+    """Several prompts under way with one model. ``close`` frees them all. ``metrics``: of the last that ended."""
 
     def __init__(self, served: Served, count: int) -> None:
         self.served = served
         self.usage = Usage()
+        self.metrics: RequestMetrics | None = None
         self._streams: list[OutputStream | None] = [None] * count
         self._generated = [0] * count
 
@@ -115,5 +116,6 @@ class Answers:
                 self.usage.cached += output.num_cached_tokens
                 first = False
             if output.finished and output.metrics is not None:
+                self.metrics = output.metrics
                 self.served.metrics.finished(output.metrics, len(output.prompt_token_ids), self._generated[i])
             yield output

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from starlette.types import ASGIApp
 
 from penstock.async_llm import AsyncLLM
+from penstock.server import openapi
 from penstock.server.edge import Edge
 from penstock.server.http import Dialect
 from penstock.server.options import ServerOptions
@@ -19,7 +20,8 @@ def create_app(models: Mapping[str, AsyncLLM], options: ServerOptions | None = N
 
 
 def build(state: State) -> ASGIApp:
-    app: ASGIApp = Edge(state, dialects(state.options))
+    spoken = dialects(state.options)
+    app: ASGIApp = Edge(state, [*spoken, openapi.dialect(spoken, bool(state.keys))])
     origins = state.options.allowed_origins
     if origins:
         from starlette.middleware.cors import CORSMiddleware

@@ -96,6 +96,7 @@ class _Exchange:
         self.dialect = edge.dialect_of(scope["path"])
         self.status = 0
         self.route = "unmatched"
+        self._deadline: asyncio.Timeout | None = None
         self.began = time.perf_counter()
 
     async def run(self) -> None:
@@ -128,8 +129,9 @@ class _Exchange:
         if endpoint.public:
             await self._work(endpoint, call)
             return
-        state.admit()
-        await unless_gone(self.receive, self._tracked(endpoint, call))
+        client = state.client(headers, str((self.scope.get("client") or ("",))[0]))
+        state.admit(client)
+        await unless_gone(self.receive, self._tracked(endpoint, call, client))
 
     def _route(self) -> tuple[Endpoint, Dialect, dict[str, str]]:
         """The route; where keys are wanted, nobody without one learns which paths there are."""
@@ -141,23 +143,29 @@ class _Exchange:
         self.route = found[0].path
         return found
 
-    async def _tracked(self, endpoint: Endpoint, call: Call) -> None:
-        """The work, where a drain that has run out of patience can find it."""
-        task = asyncio.current_task()
-        assert task is not None
-        self.state.tasks.add(task)
-        try:
-            await self._work(endpoint, call)
-        except asyncio.CancelledError as error:
-            if not self.state.aborting:
+    async def _tracked(self, endpoint: Endpoint, call: Call, client: str) -> None:
+        with self.state.serving(client):
+            try:
+                async with asyncio.timeout(self.state.options.request_timeout or None) as self._deadline:
+                    await self._work(endpoint, call)
+            except ClientGone:
                 raise
-            await self._answer_error(problem(error))
-        except ClientGone:
-            raise
-        except Exception as error:
-            await self._answer_error(problem(error))
-        finally:
-            self.state.tasks.discard(task)
+            except (Exception, asyncio.CancelledError) as error:
+                await self._answer_error(self._told(error))
+
+    def _told(self, error: BaseException) -> Problem:
+        """What the client hears; a cancellation that nobody here asked for goes on its way."""
+        if self._late:
+            limit = self.state.options.request_timeout
+            return Problem(504, "timeout", f"the answer was not ready within {limit:g} s")
+        if isinstance(error, asyncio.CancelledError) and not self.state.aborting:
+            raise error
+        return problem(error)
+
+    @property
+    def _late(self) -> bool:
+        when = self._deadline.when() if self._deadline is not None else None
+        return when is not None and asyncio.get_running_loop().time() >= when
 
     async def _work(self, endpoint: Endpoint, call: Call) -> None:
         answer = await endpoint.handler(call)
@@ -177,18 +185,14 @@ class _Exchange:
                     await self._send({"type": "http.response.body", "body": piece, "more_body": True})
             except ClientGone:
                 raise
-            except asyncio.CancelledError as error:
-                if not self.state.aborting:
-                    raise
-                await self._send_failed(stream, error)
-            except Exception as error:
-                await self._send_failed(stream, error)
+            except (Exception, asyncio.CancelledError) as error:
+                await self._send_failed(stream, self._told(error))
             await self._send({"type": "http.response.body", "body": b""})
         finally:
             stream.close()
 
-    async def _send_failed(self, stream: Stream, error: BaseException) -> None:
-        await self._send({"type": "http.response.body", "body": stream.failed(problem(error)), "more_body": True})
+    async def _send_failed(self, stream: Stream, found: Problem) -> None:
+        await self._send({"type": "http.response.body", "body": stream.failed(found), "more_body": True})
 
     async def _answer_error(self, found: Problem) -> None:
         """Tell the client, unless an answer has begun already."""

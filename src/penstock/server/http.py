@@ -72,13 +72,18 @@ Handler = Callable[[Call], Awaitable[Reply | Stream]]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A route of a dialect. ``public``: answered without a key (liveness only). ``raw``: any content type."""
+    """A route of a dialect.
+
+    ``public``: answered without a key (liveness only). ``raw``: any content type. ``body``: what the body is read as,
+    for the description of the API.
+    """
 
     method: str
     path: str
     handler: Handler
     public: bool = False
     raw: bool = False
+    body: type[msgspec.Struct] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from penstock.server.errors import HttpError
 from penstock.server.http import Call, Dialect, Endpoint, Reply, reply
 from penstock.server.metrics import CONTENT_TYPE
 from penstock.server.openai.errors import error
+from penstock.server.openai.schema import DetokenizeRequest, TokenizeRequest
 from penstock.server.tokens import detokenize, tokenize
 
 
@@ -63,7 +64,7 @@ def dialect() -> Dialect:
         Endpoint("GET", "/version", version),
         Endpoint("GET", "/load", load),
         Endpoint("GET", "/metrics", metrics),
-        Endpoint("POST", "/tokenize", tokenize),
-        Endpoint("POST", "/detokenize", detokenize),
+        Endpoint("POST", "/tokenize", tokenize, body=TokenizeRequest),
+        Endpoint("POST", "/detokenize", detokenize, body=DetokenizeRequest),
     ]
     return Dialect("operations", tuple(endpoints), error)

@@ -19,8 +19,9 @@ class ServerOptions:
     ``host`` is loopback unless told otherwise; ``port`` 0 takes a free one. ``api_keys`` / ``api_key_file`` (one a
     line) guard every route but liveness. ``allowed_hosts``: Host headers taken besides loopback names when bound to
     loopback (``*``: any). ``allowed_origins``: web pages of other origins that may call (CORS); none by default.
-    ``tool_call_parser``: how the model writes calls, by its template when ``auto``. ``reasoning``: tell what the model
-    thinks apart from its answer, where its template marks it.
+    ``max_requests_per_client`` (0: no bound) counts by API key, else by address; ``request_timeout`` (0: none) is for
+    the whole answer. ``tool_call_parser``: how the model writes calls, by its template when ``auto``. ``reasoning``:
+    tell what the model thinks apart from its answer, where its template marks it.
     """
 
     host: str = "127.0.0.1"
@@ -34,6 +35,8 @@ class ServerOptions:
     max_header: int = 32 << 10
     max_connections: int = 2048
     max_requests: int = 4096
+    max_requests_per_client: int = 0
+    request_timeout: float = 0.0
     header_timeout: float = 20.0
     body_timeout: float = 60.0
     write_timeout: float = 60.0
@@ -47,7 +50,7 @@ class ServerOptions:
     def __post_init__(self) -> None:
         for name, low, high in (
             ("port", 0, 65535), ("max_body", 1024, 1 << 32), ("max_header", 1024, 1 << 24),
-            ("max_connections", 1, 1 << 20), ("max_requests", 1, 1 << 20),
+            ("max_connections", 1, 1 << 20), ("max_requests", 1, 1 << 20), ("max_requests_per_client", 0, 1 << 20),
         ):  # fmt: skip
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -56,8 +59,10 @@ class ServerOptions:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 < value <= 86400:
                 raise ConfigError(f"{name} must be seconds above 0, at most 86400, got {value!r}")
-        if not isinstance(self.drain_timeout, int | float) or not 0 <= self.drain_timeout <= 86400:
-            raise ConfigError(f"drain_timeout must be seconds from 0 to 86400, got {self.drain_timeout!r}")
+        for name in ("drain_timeout", "request_timeout"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value <= 86400:
+                raise ConfigError(f"{name} must be seconds from 0 to 86400, got {value!r}")
         if self.tool_call_parser not in TOOL_FORMATS:
             raise ConfigError(
                 f"tool_call_parser must be one of {', '.join(TOOL_FORMATS)}, got {self.tool_call_parser!r}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
@@ -13,7 +15,7 @@ from penstock._version import __version__
 from penstock.async_llm import AsyncLLM
 from penstock.errors import ConfigError, OverloadedError, nearest
 from penstock.sampling_defaults import from_hf
-from penstock.server.auth import Keys, load_keys
+from penstock.server.auth import Keys, given_key, load_keys
 from penstock.server.errors import HttpError, not_found
 from penstock.server.metrics import Metrics, ModelMetrics
 from penstock.server.options import ServerOptions
@@ -50,6 +52,7 @@ class State:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     shared: dict[str, Any] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    clients: Counter[str] = field(default_factory=Counter)
     draining: bool = False
     aborting: bool = False
 
@@ -76,12 +79,38 @@ class State:
         """
         return from_hf(self.sampling, replace(served.llm.default_sampling_params(), max_tokens=max_tokens))
 
-    def admit(self) -> None:
-        """Raises when no new request is taken."""
+    def client(self, headers: Mapping[str, str], address: str) -> str:
+        """Who asks: a key's digest, else an address."""
+        key = given_key(headers) if self.keys else None
+        return address if key is None else blake2b(key.encode(), digest_size=16).hexdigest()
+
+    def admit(self, client: str) -> None:
+        """Raises when no new request is taken from ``client``."""
         if self.draining:
             raise HttpError(503, "shutting_down", "the server is shutting down", headers={"Retry-After": "5"})
         if len(self.tasks) >= self.options.max_requests:
             raise OverloadedError(f"{len(self.tasks)} requests are under way, the most that are taken; try again")
+        most = self.options.max_requests_per_client
+        if most and self.clients[client] >= most:
+            raise HttpError(
+                429, "too_many_requests", f"you have {most} requests under way, the most that one client may have",
+                headers={"Retry-After": "1"},
+            )  # fmt: skip
+
+    @contextmanager
+    def serving(self, client: str) -> Iterator[None]:
+        """Counts a request of ``client`` and knows its task, where a drain that runs out of patience can find it."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        self.clients[client] += 1
+        try:
+            yield
+        finally:
+            self.tasks.discard(task)
+            self.clients[client] -= 1
+            if not self.clients[client]:
+                del self.clients[client]
 
     def trouble(self) -> str | None:
         """Why the server is not healthy; None when it is."""

@@ -138,7 +138,7 @@ def error(problem: Problem) -> tuple[int, dict[str, Any]]:
 
 def dialect() -> Dialect:
     endpoints = (
-        Endpoint("POST", "/v1/messages", messages),
-        Endpoint("POST", "/v1/messages/count_tokens", count_tokens),
+        Endpoint("POST", "/v1/messages", messages, body=MessagesRequest),
+        Endpoint("POST", "/v1/messages/count_tokens", count_tokens, body=MessagesRequest),
     )
     return Dialect("anthropic", endpoints, error, ("/v1/messages",))

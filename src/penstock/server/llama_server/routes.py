@@ -217,11 +217,11 @@ def error(problem: Problem) -> tuple[int, dict[str, Any]]:
 
 def dialect() -> Dialect:
     endpoints = (
-        Endpoint("POST", "/completion", completion),
-        Endpoint("POST", "/completions", completion),
+        Endpoint("POST", "/completion", completion, body=CompletionRequest),
+        Endpoint("POST", "/completions", completion, body=CompletionRequest),
         Endpoint("GET", "/props", props),
         Endpoint("GET", "/slots", slots),
-        Endpoint("POST", "/apply-template", apply_template),
+        Endpoint("POST", "/apply-template", apply_template, body=ApplyTemplateRequest),
         Endpoint("POST", "/infill", infill),
     )
     return Dialect("llama_server", endpoints, error, ("/completion", "/props", "/slots", "/apply-template", "/infill"))

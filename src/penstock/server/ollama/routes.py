@@ -244,9 +244,9 @@ def _iso(when: float) -> str:
 def dialect() -> Dialect:
     managed = [Endpoint("POST", f"/api/{name}", not_here) for name in ("pull", "push", "create", "copy")]
     endpoints = (
-        Endpoint("POST", "/api/chat", chat, raw=True),
-        Endpoint("POST", "/api/generate", generate, raw=True),
-        Endpoint("POST", "/api/show", show, raw=True),
+        Endpoint("POST", "/api/chat", chat, raw=True, body=ChatRequest),
+        Endpoint("POST", "/api/generate", generate, raw=True, body=GenerateRequest),
+        Endpoint("POST", "/api/show", show, raw=True, body=ShowRequest),
         Endpoint("GET", "/api/tags", tags),
         Endpoint("GET", "/api/ps", running),
         Endpoint("GET", "/api/version", version),

@@ -10,7 +10,7 @@ from penstock.errors import RequestError
 from penstock.server.answers import Usage
 from penstock.server.openai.schema import Generation
 from penstock.server.prompts import Truncation
-from penstock.types import Logprob, RequestOutputKind, SamplingParams, TokenLogprobs
+from penstock.types import Logprob, RequestMetrics, RequestOutputKind, SamplingParams, TokenLogprobs
 
 if TYPE_CHECKING:
     from penstock.text.tokenizer import Tokenizer
@@ -91,6 +91,26 @@ def usage(count: Usage) -> dict[str, Any]:
         "completion_tokens": count.completion,
         "total_tokens": count.prompt + count.completion,
         "prompt_tokens_details": {"cached_tokens": count.cached},
+    }
+
+
+def timings(times: RequestMetrics | None) -> dict[str, Any] | None:
+    """When things happened to a request, in seconds."""
+    if times is None:
+        return None
+    gaps = sorted(times.inter_token_latencies)
+
+    def quantile(share: float) -> float | None:
+        return gaps[min(len(gaps) - 1, int(share * len(gaps)))] if gaps else None
+
+    return {
+        "queue_time": times.queued,
+        "prefill_time": times.prefill,
+        "time_to_first_token": times.ttft,
+        "inter_token_latency_p50": quantile(0.5),
+        "inter_token_latency_p99": quantile(0.99),
+        "cached_tokens": times.cached_tokens,
+        "preemptions": times.preemptions,
     }
 
 

@@ -98,6 +98,8 @@ class _Chat:
             found["prompt_logprobs"] = adapt.prompt_logprobs(output.prompt_logprobs)
         if self.request.return_token_ids:
             found["prompt_token_ids"] = output.prompt_token_ids
+        if self.request.return_metrics:
+            found["metrics"] = adapt.timings(output.metrics)
         return found
 
     def _whole_choice(self, answer: CompletionOutput) -> dict[str, Any]:
@@ -176,7 +178,8 @@ class _Chat:
             if out:
                 yield b"".join(out)
         if with_usage:
-            yield event({**self.head, "choices": [], "usage": adapt.usage(answers.usage)})
+            last = {**self.head, "choices": [], "usage": adapt.usage(answers.usage)}
+            yield event({**last, "metrics": adapt.timings(answers.metrics)} if self.request.return_metrics else last)
         yield DONE
 
 

@@ -114,7 +114,8 @@ class _Completion:
                 choices.append(self.choice(index, prompts[i], output, answer, place))
         if self.nothing:
             answers.usage.completion = 0
-        return {**self.head, "choices": choices, "usage": adapt.usage(answers.usage)}
+        more = {"metrics": adapt.timings(answers.metrics)} if self.request.return_metrics else {}
+        return {**self.head, "choices": choices, "usage": adapt.usage(answers.usage), **more}
 
     def choice(
         self, index: int, prompt: Prompt, output: RequestOutput, answer: CompletionOutput, place: _Place
@@ -188,5 +189,6 @@ class _Completion:
         if with_usage:
             if self.nothing:
                 answers.usage.completion = 0
-            yield event({**self.head, "choices": [], "usage": adapt.usage(answers.usage)})
+            more = {"metrics": adapt.timings(answers.metrics)} if self.request.return_metrics else {}
+            yield event({**self.head, "choices": [], "usage": adapt.usage(answers.usage), **more})
         yield DONE

@@ -8,6 +8,7 @@ from penstock.server.http import Call, Dialect, Endpoint, Reply, reply
 from penstock.server.openai.chat import chat
 from penstock.server.openai.completions import completions
 from penstock.server.openai.errors import error
+from penstock.server.openai.schema import ChatRequest, CompletionRequest
 from penstock.server.responses import routes as responses
 from penstock.server.state import Served
 
@@ -37,8 +38,8 @@ def dialect() -> Dialect:
     endpoints = [
         Endpoint("GET", "/v1/models", list_models),
         Endpoint("GET", "/v1/models/{name:path}", one_model),
-        Endpoint("POST", "/v1/completions", completions),
-        Endpoint("POST", "/v1/chat/completions", chat),
+        Endpoint("POST", "/v1/completions", completions, body=CompletionRequest),
+        Endpoint("POST", "/v1/chat/completions", chat, body=ChatRequest),
         *responses.endpoints(),
     ]
     return Dialect("openai", tuple(endpoints), error, ("/v1/",))

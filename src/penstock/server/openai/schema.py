@@ -48,6 +48,7 @@ class Generation(msgspec.Struct, kw_only=True):
     cache_salt: str | None = None
     request_id: str | None = None
     echo: bool | None = None
+    return_metrics: bool | None = None
 
 
 class CompletionRequest(Generation, kw_only=True):

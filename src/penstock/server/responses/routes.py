@@ -198,7 +198,7 @@ async def delete(call: Call) -> Reply:
 
 def endpoints() -> tuple[Endpoint, ...]:
     return (
-        Endpoint("POST", "/v1/responses", create),
+        Endpoint("POST", "/v1/responses", create, body=ResponsesRequest),
         Endpoint("GET", "/v1/responses/{name}", retrieve),
         Endpoint("DELETE", "/v1/responses/{name}", delete),
         Endpoint("GET", "/v1/responses/{name}/input_items", input_items),

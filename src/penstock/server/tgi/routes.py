@@ -169,10 +169,10 @@ def spans(served: Served, ids: list[int]) -> list[dict[str, Any]]:
 
 def dialect() -> Dialect:
     endpoints = (
-        Endpoint("POST", "/generate", generate),
-        Endpoint("POST", "/generate_stream", generate_stream),
-        Endpoint("POST", "/invocations", compat),
+        Endpoint("POST", "/generate", generate, body=GenerateRequest),
+        Endpoint("POST", "/generate_stream", generate_stream, body=GenerateRequest),
+        Endpoint("POST", "/invocations", compat, body=GenerateRequest),
         Endpoint("GET", "/info", info),
-        Endpoint("POST", "/chat_tokenize", chat_tokenize),
+        Endpoint("POST", "/chat_tokenize", chat_tokenize, body=ChatTokenizeRequest),
     )
     return Dialect("tgi", endpoints, error, ("/generate", "/info", "/chat_tokenize", "/invocations"))
