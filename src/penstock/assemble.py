@@ -92,7 +92,7 @@ def _model(config: Config, checkpoint: Checkpoint, report: LoadProgress) -> Mode
     program = build(architecture)
     quantisation = detect(settings, checkpoint.weights, config.model.quantization)
     limits, max_model_len = _limits(config, architecture, program, _stored_dtype(settings, checkpoint))
-    tokenizer = None if config.model.skip_tokenizer_init else _tokenizer(config, checkpoint.path)
+    tokenizer = None if config.model.skip_tokenizer_init else _tokenizer(config, checkpoint)
     eos_ids = _eos_ids(tokenizer, checkpoint.generation_config, settings, family, architecture.vocab_size)
     executor = _executor(config, program, limits)
     try:
@@ -228,10 +228,17 @@ def _stored_dtype(settings: Mapping[str, Any], checkpoint: Checkpoint) -> str:
     return {"float16": "f16", "bfloat16": "bf16", "F16": "f16", "BF16": "bf16"}.get(most, "f32")
 
 
-def _tokenizer(config: Config, folder: Path) -> Tokenizer:
+def _tokenizer(config: Config, checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer that was named, else the checkpoint's own: in its folder, or inside a GGUF file."""
+    from penstock.checkpoints.gguf import GgufFile, GgufFiles, read_metadata
     from penstock.text.tokenizer import Tokenizer
 
-    return Tokenizer.from_folder(Path(config.model.tokenizer) if config.model.tokenizer else folder)
+    named = Path(config.model.tokenizer) if config.model.tokenizer else None
+    if named is not None and named.suffix == ".gguf":
+        return Tokenizer.from_gguf(read_metadata(named), source=str(named))
+    if named is None and isinstance(checkpoint.weights, GgufFile | GgufFiles):
+        return Tokenizer.from_gguf(checkpoint.weights.metadata, source=str(checkpoint.files[0]))
+    return Tokenizer.from_folder(named or checkpoint.path)
 
 
 def _eos_ids(
