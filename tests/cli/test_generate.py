@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock.cli.dump import _described
 from tests.cli.conftest import Run, child
 from tests.cli.parrot import HELLO, make_parrot
 
@@ -103,6 +104,40 @@ def test_profile_counts_every_op(run: Run, parrot: Path) -> None:
     assert steps == len(HELLO) + 1
     assert kinds["attention"] == kinds["embed"] == steps
     assert kinds["all"] == sum(count for kind, count in kinds.items() if kind != "all")
+    shares = [float(line.split()[-1].removesuffix("%")) for line in err.splitlines()[1:-1]]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(100, abs=1)
+
+
+def test_values_are_dumped_by_name(run: Run, parrot: Path) -> None:
+    plain = run("generate", "xy", "-m", parrot, "-q", "-n", 2)
+    result = run("generate", "xy", "-m", parrot, "-q", "-n", 2, "--dump-values", "layers.0.attn_norm,head", "--profile")
+    assert result.out == plain.out
+    lines = [line.split() for line in result.err.splitlines()]
+    first = lines.index(["step", "1:", "2", "tokens"])
+    norm, head, second = lines[first + 1 : first + 4]
+    assert norm[:6] == ["layers.0.attn_norm", "norm", "[2,", "320]", "min", "0"]
+    assert head[:4] == ["head", "linear", "[1,", "320]"]
+    assert float(head[head.index("min") + 1]) == 0
+    assert float(head[head.index("max") + 1]) > 10
+    assert head[-1] == "…"
+    assert second == ["step", "2:", "1", "tokens"]
+    assert any(line[0] == "all" for line in lines)
+    every = run("generate", "xy", "-m", parrot, "-q", "-n", 1, "--dump-values", "*").err
+    assert {"embed", "layers.0.mlp.gate", "layers.0.mlp.up", "head"} <= {line.split()[0] for line in every.splitlines()}
+    wrong = run("generate", "xy", "-m", parrot, "-q", "--dump-values", "layers.0.atn_norm")
+    assert (wrong.code, wrong.out) == (2, "")
+    assert "did you mean 'layers.0.attn_norm'?" in wrong.err
+
+
+def test_numbers_of_a_value() -> None:
+    import numpy as np
+
+    assert _described(np.zeros((0, 4), np.float32)) == "[0, 4]"
+    made = _described(np.array([[1, 2, 3], [np.nan, np.inf, -5]], np.float32)).split()
+    assert made == ["[2,", "3]", "min", "-5", "max", "3", "mean", "0.25", "2", "not", "finite", "nan", "inf", "-5"]
+    assert "min" not in _described(np.full((1, 2), np.nan, np.float32))
+    assert "3e+38" in _described(np.full((1, 2), 3e38, np.float32))
 
 
 def test_stop_and_limits(run: Run, parrot: Path, endless: Path) -> None:

@@ -19,7 +19,7 @@ from tests.cli.conftest import Run, child
 from tests.cli.parrot import make_parrot
 
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-HEAVY = ("numpy", "rich", "prompt_toolkit", "jinja2", "tokenizers", "torch", "fastapi", "huggingface_hub", "asyncio")
+HEAVY = ("numpy", "readline", "msgspec", "starlette", "jinja2", "tokenizers", "torch", "huggingface_hub", "asyncio")
 
 
 def test_help_names_every_command_and_loads_nothing_heavy() -> None:

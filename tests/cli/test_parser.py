@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from dataclasses import fields
 
 import pytest
 
-from penstock.cli import chat, config, doctor, generate, serve, tokenize
+from penstock.cli import chat, completion, config, doctor, generate, serve, tokenize
 from penstock.cli.options import GROUPS, HELP, OTHER_ENGINES, PREFIX, engine_kwargs, engine_options, origins
 from penstock.cli.parser import Parser, size, whole
 from penstock.cli.sampling import OPTIONS, SWITCHES, given, params
@@ -15,7 +16,9 @@ from penstock.config import HARMLESS, SYNONYMS, from_kwargs
 from penstock.errors import ConfigError, RequestError
 from penstock.types import SamplingParams
 
-PARSERS = {m.__name__.rpartition(".")[2]: m.parser for m in (chat, config, doctor, generate, serve, tokenize)}
+PARSERS = {
+    m.__name__.rpartition(".")[2]: m.parser for m in (chat, completion, config, doctor, generate, serve, tokenize)
+}
 VALUES = {
     "dtype": "float32", "kv_cache_dtype": "float16", "block_size": "32", "memory_utilization": "0.3",
     "kv_cache_memory": "1GiB", "hf_overrides": '{"a": 1}', "mode": "dynamic", "executor": "native",
@@ -155,7 +158,7 @@ def test_every_example_is_understood(command: str) -> None:
     for line in lines:
         words = shlex.split(line.partition(" | ")[2] if not line.strip().startswith(("penstock", "PENSTOCK")) else line)
         words = words[words.index(command) + 1 :]
-        parser.read(words[: words.index("|")] if "|" in words else words)
+        parser.read(list(itertools.takewhile(lambda word: word not in ("|", ">"), words)))
 
 
 def sampled(*argv: str) -> argparse.Namespace:

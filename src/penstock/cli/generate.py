@@ -17,6 +17,8 @@ from penstock.cli.stats import Stats, measure
 from penstock.cli.terminal import style, visible, write
 
 if TYPE_CHECKING:
+    from penstock.cli.profile import Profile
+    from penstock.engine.engine import Engine
     from penstock.frontend import Prompt
     from penstock.llm import LLM
     from penstock.types import RequestOutput, SamplingParams
@@ -47,6 +49,8 @@ def parser() -> Parser:
     made.option("stats", "figures at the end, on stderr: --stats, or --stats=en|zh|both", bare="auto",
                 choices=("auto", "en", "zh", "both"), metavar="[LANGUAGE]")  # fmt: skip
     made.switch("profile", "time spent in each kind of op, on stderr (runs op by op)")
+    made.option("dump_values", "shape, range and first numbers of what ops put out, e.g. 'layers.0.*', on stderr "
+                "(runs op by op); may be repeated", action="append", metavar="NAME,…")  # fmt: skip
     made.switch("quiet", "no start-up table, no progress", short="-q", synonyms=("silent",))
     sampling.sampling_options(made)
     engine_options(made, leave_out=("seed", "served_model_name", "max_waiting"))
@@ -61,17 +65,29 @@ def run(argv: Sequence[str]) -> int:
         chat, system = getattr(args, "chat", False), getattr(args, "system", None)
         prompts = [encode(llm, text, chat=chat, system=system) for text in texts]
         params = [_params(args, llm, prompt) for prompt in prompts]
-        profile = None
-        if getattr(args, "profile", False):
-            from penstock.cli.profile import Profile
-
-            profile = Profile.of(llm.model.engine)
+        profile = _watched(args, llm.model.engine)
         figures = _generate(args, llm, texts, prompts, params)
         if profile is not None:
             print("\n".join(profile.lines()), file=sys.stderr)
         if hasattr(args, "stats"):
             print("\n".join(figures.lines(args.stats)), file=sys.stderr)
     return 0
+
+
+def _watched(args: argparse.Namespace, engine: Engine) -> Profile | None:
+    """Set up what ``--profile`` and ``--dump-values`` ask for; the profile, to be printed at the end."""
+    from penstock.cli.dump import Dump
+    from penstock.cli.profile import Profile
+    from penstock.cli.watch import Watcher, watch
+
+    profile = Profile() if getattr(args, "profile", False) else None
+    watchers: list[Watcher] = [profile] if profile is not None else []
+    names = [name for each in getattr(args, "dump_values", []) for name in each.split(",") if name]
+    if names:
+        watchers.append(Dump(engine.executor.program, names, lambda line: print(line, file=sys.stderr)))
+    if watchers:
+        watch(engine, watchers)
+    return profile
 
 
 def _params(args: argparse.Namespace, llm: LLM, prompt: Prompt) -> SamplingParams:

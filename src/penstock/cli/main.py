@@ -17,6 +17,7 @@ COMMANDS = {
     "tokenize": ("penstock.cli.tokenize", "show the tokens of a text, or the text of tokens"),
     "doctor": ("penstock.cli.doctor", "check this machine and this installation, with a remedy for each finding"),
     "config": ("penstock.cli.config", "show the settings in force and where each comes from"),
+    "completion": ("penstock.cli.completion", "print a completion script for bash, zsh or fish"),
     "version": ("penstock.cli.version", "show the version"),
 }
 ALIASES = {"complete": "generate"}

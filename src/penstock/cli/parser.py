@@ -19,7 +19,8 @@ FALSE = ("false", "no", "off", "0")
 class Parser(argparse.ArgumentParser):
     """A command's parser. Options that were not given are absent from the namespace unless they have a default.
 
-    ``option`` adds a flag with synonyms that work but are not shown; ``switch`` one that is true or false.
+    ``option`` adds a flag with synonyms that work but are not shown; ``switch`` one that is true or false. ``switches``
+    are the latter, ``bare`` those that may stand without a value.
     """
 
     def __init__(self, command: str, description: str, examples: Sequence[str] = (), notes: str = "") -> None:
@@ -33,8 +34,8 @@ class Parser(argparse.ArgumentParser):
             argument_default=argparse.SUPPRESS,
         )
         self._synonyms: dict[str, str] = {}
-        self._switches: set[str] = set()
-        self._bare: dict[str, str] = {}
+        self.switches: set[str] = set()
+        self.bare: dict[str, str] = {}
         self.add_argument("--debug", action="store_true", help="show tracebacks of errors (env PENSTOCK_DEBUG=1)")
 
     def option(
@@ -54,7 +55,7 @@ class Parser(argparse.ArgumentParser):
         """
         flag = _flag(name)
         if bare is not None:
-            self._bare[flag] = bare
+            self.bare[flag] = bare
         (group or self).add_argument(*((short,) if short else ()), flag, dest=_dest(name), help=help, **more)
         self._learn(flag, synonyms)
 
@@ -70,7 +71,7 @@ class Parser(argparse.ArgumentParser):
     ) -> None:
         """``--name`` (true), ``--no-name`` (false), or ``--name true|false``."""
         flag = _flag(name)
-        self._switches.add(flag)
+        self.switches.add(flag)
         self._learn(flag, synonyms)
         if short:
             self._synonyms[short] = flag
@@ -116,9 +117,9 @@ class Parser(argparse.ArgumentParser):
             flag = self._known(name)
             if flag is None:
                 out.append(arg)
-            elif flag in self._bare and not equals:
-                out.append(f"{flag}={self._bare[flag]}")
-            elif flag in self._switches and not equals:
+            elif flag in self.bare and not equals:
+                out.append(f"{flag}={self.bare[flag]}")
+            elif flag in self.switches and not equals:
                 following = argv[index + 1].lower() if index + 1 < len(argv) else ""
                 if following in ("true", "false"):
                     next(rest)
@@ -134,7 +135,7 @@ class Parser(argparse.ArgumentParser):
         if flag in self._option_string_actions or flag in self._synonyms:
             return self._synonyms.get(flag, flag)
         positive = "--" + flag.removeprefix("--no-")
-        if flag.startswith("--no-") and self._synonyms.get(positive, positive) in self._switches:
+        if flag.startswith("--no-") and self._synonyms.get(positive, positive) in self.switches:
             return None if "=" in name else self._synonyms.get(positive, positive) + "=false"
         return None
 

@@ -41,6 +41,8 @@ HELP = {
     "max_header": "largest header (default: 32K)",
     "max_connections": "most open connections (default: 2048)",
     "max_requests": "most requests under way or queued (default: 4096)",
+    "max_requests_per_client": "most of them by one API key or address; 0: no bound of its own (default: 0)",
+    "request_timeout": "seconds for a whole answer; 0: no bound (default: 0)",
     "header_timeout": "seconds for a request's header (default: 20)",
     "body_timeout": "seconds for a request's body (default: 60)",
     "write_timeout": "seconds a client may leave an answer unread (default: 60)",
