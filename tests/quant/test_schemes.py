@@ -150,8 +150,12 @@ def test_coded_number_by_number(dtype: Any, shape: tuple[int, ...], how: dict[st
 
 def test_coded_zero_points_and_fixed_input_scales() -> None:
     weight = random().integers(-128, 128, (4, 8)).astype(np.int8)
-    tensors = {"weight": weight, "weight_scale": np.full((4, 1), 0.5, np.float16),
-               "input_scale": np.ones(1, np.float32), "weight_zero_point": np.array([[1], [-3], [0], [9]], np.int8)}  # fmt: skip
+    tensors = {
+        "weight": weight,
+        "weight_scale": np.full((4, 1), 0.5, np.float16),
+        "input_scale": np.ones(1, np.float32),
+        "weight_zero_point": np.array([[1], [-3], [0], [9]], np.int8),
+    }
     found = dequantise(built(CodedScheme("x"), 4, 8, tensors))
     assert np.array_equal(found, (weight.astype(np.float32) - [[1], [-3], [0], [9]]) * 0.5)
     with pytest.raises(CheckpointError, match="makes no sense for float8"):

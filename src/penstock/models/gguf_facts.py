@@ -100,6 +100,8 @@ class Meta:
         theta = self.number("rope.freq_base", theta)
         dim = self.whole("rope.dimension_count", self.head_dim)
         facts: Facts = {"rope_theta": theta, "rope_scaling": self._scaling(theta, dim)}
+        if (facts["rope_scaling"] or {}).get("rope_type") == "longrope":  # where Phi-3 has it
+            facts["original_max_position_embeddings"] = facts["rope_scaling"]["original_max_position_embeddings"]
         if dim != self.head_dim:
             facts["partial_rotary_factor"] = dim / self.head_dim
         return facts
