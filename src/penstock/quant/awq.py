@@ -18,6 +18,7 @@ from penstock.models.program import WeightSpec
 from penstock.quant.formats import groups_of
 from penstock.quant.parts import coded, group_size, matrix, part, scales_of, words_to_bytes
 from penstock.quant.scheme import Array, WeightData
+from penstock.quant.threads import in_pieces
 
 ORDER = np.array([0, 2, 4, 6, 1, 3, 5, 7])
 
@@ -55,9 +56,14 @@ def unpack_columns(words: Array) -> NDArray[np.uint8]:
 
 def repack(words: Array) -> NDArray[np.uint8]:
     """int32 [k, n/8] -> bytes [n, k/2] with two inputs of one output row in each, the first one low."""
-    packed = words_to_bytes(words).reshape(words.shape[0], -1, 4)
-    even, odd = packed[0::2], packed[1::2]
-    out = np.empty((packed.shape[1], 8, even.shape[0]), np.uint8)
-    out[:, ORDER[0::2]] = ((even & 15) | (odd << 4)).transpose(1, 2, 0)
-    out[:, ORDER[1::2]] = ((even >> 4) | (odd & 0xF0)).transpose(1, 2, 0)
-    return out.reshape(-1, even.shape[0])
+    k, columns = words.shape
+    out = np.empty((columns, 8, k // 2), np.uint8)
+
+    def run(piece: slice) -> None:
+        both = np.ascontiguousarray(words[:, piece].T, "<i4").view("<u8")  # an even input's word, an odd one's above it
+        for i, column in enumerate(ORDER):
+            moved = both >> np.uint64(4 * i)
+            out[piece, column] = moved & np.uint64(15) | moved >> np.uint64(28) & np.uint64(0xF0)
+
+    in_pieces(columns, 64, run)
+    return out.reshape(-1, k // 2)

@@ -20,6 +20,7 @@ from penstock.models.program import WeightSpec
 from penstock.quant.formats import groups_of
 from penstock.quant.parts import coded, group_size, matrix, part, scales_of, words_to_bytes
 from penstock.quant.scheme import Array, WeightData
+from penstock.quant.threads import transposed
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class GptqScheme:
         groups = groups_of(k, group)
         scales = np.ascontiguousarray(scales_of(tensors, "scales", (groups, n)).T)
         qweight = part(tensors, "qweight", ("int32",), (k // per, n))
-        data = coded(self.bits, words_to_bytes(qweight.T), scales, self._zeros(tensors, groups, n), k, group)
+        data = coded(self.bits, words_to_bytes(transposed(qweight)), scales, self._zeros(tensors, groups, n), k, group)
         index = self._index(tensors, k, group)
         if index is None:
             return data

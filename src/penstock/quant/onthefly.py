@@ -9,9 +9,7 @@ docs/formats.md states the errors.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +18,7 @@ from penstock.models.program import WeightSpec
 from penstock.quant.dequantise import dequantise
 from penstock.quant.formats import DENSE
 from penstock.quant.scheme import Array, WeightData
+from penstock.quant.threads import in_pieces
 
 F32 = NDArray[np.float32]
 Convert = Callable[[WeightSpec, WeightData], WeightData]
@@ -27,7 +26,6 @@ Convert = Callable[[WeightSpec, WeightData], WeightData]
 INT8_GROUP, INT4_GROUP = 128, 32
 WIDTHS, FITS = (1.0, 0.85), 2
 CHUNK = 1 << 17  # numbers converted at once, so that the work stays in cache
-MAX_THREADS = 8
 KEPT = ("router.weight", "shared_gate.weight")
 HEADS = ("head.weight", "embed.weight")
 
@@ -59,8 +57,7 @@ def quantise(data: WeightData, bits: int, group: int) -> WeightData:
     zeros = np.empty_like(scales)
     step = max(1, CHUNK // k)
 
-    def piece(start: int) -> None:
-        rows = slice(start, start + step)
+    def piece(rows: slice) -> None:
         w = source[rows].astype(np.float32).reshape(-1, k // group, group)
         if bits == 8:
             signed, scales[rows] = _int8(w)
@@ -70,8 +67,7 @@ def quantise(data: WeightData, bits: int, group: int) -> WeightData:
             flat = unsigned.reshape(-1, k)
             codes[rows] = flat[:, 0::2] | flat[:, 1::2] << 4
 
-    with ThreadPoolExecutor(min(MAX_THREADS, len(os.sched_getaffinity(0)))) as pool:  # numpy works without the GIL
-        list(pool.map(piece, range(0, n, step)))
+    in_pieces(n, step, piece)
     lead = data.shape[:-1]
     arrays: dict[str, Array] = {"weight": codes.reshape(*lead, -1), "scales": scales.reshape(*lead, -1)}
     if bits == 4:
