@@ -26,12 +26,6 @@ GGML = "tokenizer.ggml."
 
 
 @cache
-def metadata_of(name: str) -> dict[str, Any]:
-    """The metadata of a vocabulary file."""
-    return GgufFile(shared("assets", "ggml-vocab", f"ggml-vocab-{name}.gguf")).metadata
-
-
-@cache
 def metadata_of_json(*folder: str, pre: str) -> dict[str, Any]:
     """What a converter would write for a ``tokenizer.json``: the lists of its BPE, and the kinds of its tokens."""
     spec = json.loads(shared("assets", "tokenizers", *folder, "tokenizer.json").read_text())
@@ -53,7 +47,7 @@ def tokenizer_of(name: str) -> Tokenizer:
         return Tokenizer.from_gguf(metadata_of_json("llama3", "hf", pre="llama-bpe") | named)
     if name == "qwen2":
         return Tokenizer.from_gguf(metadata_of_json("qwen", "qwen2-hf", pre="qwen2") | {GGML + "eos_token_id": 151645})
-    return Tokenizer.from_gguf(metadata_of(name))
+    return Tokenizer.from_gguf(GgufFile(shared("assets", "ggml-vocab", f"ggml-vocab-{name}.gguf")).metadata)
 
 
 @pytest.mark.parametrize("name", ["gpt-2", "llama-spm", "phi-3", "llama-bpe", "qwen2"])

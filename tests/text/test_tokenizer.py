@@ -6,7 +6,9 @@ import base64
 import json
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import CheckpointError, ConfigError, RequestError, UnsupportedError
+from penstock.text.chat import chat_template
 from penstock.text.tokenizer import Tokenizer
 from tests.text.vocabularies import REAL, folder_of, real, tiny_bpe, tiny_spm
 
@@ -112,6 +115,17 @@ class TestControlTokens:
         ids = tokenizer.encode("<|im_end|>" * 100_000, parse_special=False)
         assert not tokenizer.special_ids & set(ids)
 
+    @pytest.mark.parametrize("name", ["qwen", "qwen2", "llama2", "gguf-phi3"])
+    def test_a_message_full_of_them_stays_a_message(self, name: str) -> None:
+        tokenizer = real(name)
+        word = list(tokenizer.control_texts)[-1]
+        template = chat_template(tokenizer, name="chatml")
+        harmless = template.render([{"role": "user", "content": "x"}], add_generation_prompt=True)
+        expected = [i for i in tokenizer.encode_prompt(harmless.text) if i in tokenizer.special_ids]
+        rendered = template.render([{"role": "user", "content": word * 100_000}], add_generation_prompt=True)
+        ids = tokenizer.encode_prompt(rendered.text, breaks=rendered.breaks)
+        assert [i for i in ids if i in tokenizer.special_ids] == expected
+
     def test_the_two_ways_do_not_disturb_each_other(self, bpe: Path) -> None:
         tokenizer = Tokenizer.from_folder(bpe)
         first = tokenizer.encode("<|end|>")
@@ -167,6 +181,15 @@ class TestText:
         tokenizer = real(name)
         assert tokenizer.decode(tokenizer.encode("a\x00\ufeffb")) == "a\x00\ufeffb"
 
+    @pytest.mark.parametrize("name", [name for name in REAL if name != "baichuan"])
+    @pytest.mark.parametrize(
+        "text", ["👨‍👩‍👧‍👦🏳️‍🌈🦙", "עברית \u202eRTL\u202c العربية", "नमस्ते e\u0323", "\u2028\u0085\u00a0x"]
+    )
+    def test_joiners_and_other_directions(self, name: str, text: str) -> None:
+        tokenizer = real(name)
+        wanted = unicodedata.normalize("NFC", text) if name.startswith("qwen") else text
+        assert tokenizer.decode(tokenizer.encode(text)) == wanted
+
     @pytest.mark.parametrize("name", REAL)
     def test_empty(self, name: str) -> None:
         tokenizer = real(name)
@@ -191,6 +214,19 @@ class TestText:
         for name in ("gpt2", "qwen", "llama2"):
             tokenizer = real(name)
             assert tokenizer.decode(tokenizer.encode("a" * 200_000)) == "a" * 200_000
+
+    def test_a_text_which_the_library_gives_up_on_is_refused(self, bpe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        class PanicError(BaseException):
+            """What Rust's panics come as: no ``Exception``, so that a server would fall over it."""
+
+        def panic(*_: Any, **__: Any) -> None:
+            raise PanicError("retry-limit-in-match over")
+
+        tokenizer = Tokenizer.from_folder(bpe)
+        backend: Any = tokenizer._backend
+        monkeypatch.setattr(backend, "_tokenizer", SimpleNamespace(encode=panic))
+        with pytest.raises(RequestError, match="gave up on a text of 5 characters"):
+            tokenizer.encode("hello")
 
     def test_longest_token_bounds_the_number_of_ids(self) -> None:
         tokenizer = real("stories")

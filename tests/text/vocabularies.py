@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from penstock.checkpoints.gguf import GgufFile
 from penstock.text.tokenizer import Tokenizer
 from tests.helpers import shared
 
@@ -25,6 +26,9 @@ REAL: dict[str, tuple[str, str]] = {
     "chatglm2": ("tokenizers/chatglm2", "auto"),
     "baichuan": ("tokenizers/baichuan", "auto"),
     "mistral": ("tokenizers/mistral", "auto"),
+    "gguf-llama2": ("ggml-vocab/ggml-vocab-llama-spm.gguf", "gguf"),
+    "gguf-phi3": ("ggml-vocab/ggml-vocab-phi-3.gguf", "gguf"),
+    "gguf-gpt2": ("ggml-vocab/ggml-vocab-gpt-2.gguf", "gguf"),
 }
 BYTE_LEVEL = ("gpt2", "gpt2-bpe", "llama3", "qwen2", "qwen")
 SENTENCEPIECE = ("llama2", "stories", "stories-spm", "chatglm2", "baichuan", "mistral")
@@ -32,6 +36,8 @@ SENTENCEPIECE = ("llama2", "stories", "stories-spm", "chatglm2", "baichuan", "mi
 
 @cache
 def _load(folder: Path, mode: str) -> Tokenizer:
+    if mode == "gguf":
+        return Tokenizer.from_gguf(GgufFile(folder).metadata, source=folder.name)
     return Tokenizer.from_folder(folder, mode=mode)
 
 
