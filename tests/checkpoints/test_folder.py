@@ -314,3 +314,14 @@ def test_opening_a_folder_loads_no_heavy_library(tmp_path: Path) -> None:
     )  # fmt: skip
     heavy = {"torch", "transformers", "safetensors", "huggingface_hub", "modelscope", "requests", "httpx2", "tqdm"}
     assert set(done.stdout.split()) & heavy == set()
+
+
+@pytest.mark.parametrize(("file", "method"), [("quantize_config.json", "gptq"), ("quant_config.json", "awq")])
+def test_old_tools_wrote_the_quantisation_beside_the_configuration(tmp_path: Path, file: str, method: str) -> None:
+    path = folder(tmp_path / "m", ONE)
+    (path / file).write_text('{"bits": 4}')
+    with Checkpoint.open(path) as checkpoint:
+        assert checkpoint.config["quantization_config"] == {"quant_method": method, "bits": 4}
+    folder(path, ONE, config={"model_type": "llama", "quantization_config": {"quant_method": "fp8"}})
+    with Checkpoint.open(path) as checkpoint:
+        assert checkpoint.config["quantization_config"] == {"quant_method": "fp8"}

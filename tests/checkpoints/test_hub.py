@@ -128,12 +128,23 @@ def test_a_hub_that_answers_badly(tmp_path: Path, fault: str, told: str) -> None
 
 
 def test_a_model_in_another_format_is_refused_before_it_is_fetched(tmp_path: Path) -> None:
-    files = {name: data for name, data in FILES.items() if name in ("config.json", "pytorch_model.bin")}
-    with serve({"org/model": files}) as server:
-        found = fetch(tmp_path, server.url)
-        assert found["kind"] == "unsupported_checkpoint"
-        assert "no safetensors of this model, only .bin" in found["error"]
-        assert not [path for path in server.paths if "/resolve/" in path]
+    for others, said in (
+        ({"model.onnx": b"no", "weights.bin": b"no"}, "that can be read, only .bin, .onnx; choose"),
+        ({"m-q4_0.gguf": b"no", "m-q8_0.gguf": b"no"}, "several GGUF files of this model: m-q4_0.gguf, m-q8_0.gguf"),
+    ):
+        with serve({"org/model": {"config.json": FILES["config.json"], **others}}) as server:
+            found = fetch(tmp_path, server.url)
+            assert found["kind"] == "unsupported_checkpoint"
+            assert said in found["error"]
+            assert not [path for path in server.paths if "/resolve/" in path]
+
+
+def test_the_second_best_format_is_fetched_where_there_is_no_other() -> None:
+    both = ["model.safetensors", "pytorch_model.bin", "m.gguf", "original/x.safetensors"]
+    assert hub._weights("m", both) == {"model.safetensors"}
+    assert hub._weights("m", both[1:]) == {"pytorch_model.bin"}
+    split = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "mmproj-m.gguf"]
+    assert hub._weights("m", split) == set(split[:2])
 
 
 @pytest.mark.parametrize("variable", ["PENSTOCK_USE_MODELSCOPE", "VLLM_USE_MODELSCOPE"])
@@ -157,7 +168,8 @@ def test_modelscope_downloads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
     monkeypatch.setenv("PENSTOCK_USE_MODELSCOPE", "1")
     monkeypatch.setitem(sys.modules, "modelscope", Library)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     assert hub.download("org/model", "v1", tmp_path / "c") == tmp_path
-    assert calls == [("org/model", "v1", str(tmp_path / "c"))]
+    assert calls == [("org/model", "v1", str(tmp_path / "c"))] * 2, "safetensors first, then the next best"
     with pytest.raises(CheckpointError, match=r"ConnectionError: no route.*unset PENSTOCK_USE_MODELSCOPE"):
         hub.download("org/absent", None, None)

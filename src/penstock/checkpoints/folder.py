@@ -111,7 +111,7 @@ def _config(folder: Path, given: Path) -> dict[str, Any]:
         return inside
     config = folder / "config.json"
     if config.exists() or config.is_symlink():
-        return read_json(config)
+        return _with_old_quantisation(folder, read_json(config))
     if given.is_file():
         raise CheckpointError(f"{given}: there is no config.json beside this file; put the model's config.json there")
     inner = [sub.parent.name for _, sub in zip(range(3), folder.glob("*/config.json"))]
@@ -122,3 +122,11 @@ def _config(folder: Path, given: Path) -> dict[str, Any]:
             f"{folder}: this is an adapter (LoRA or prefix), not a model: give its base model's folder"
         )
     raise CheckpointError(f"{folder}: no config.json, so this is no model folder; download the whole model")
+
+
+def _with_old_quantisation(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The first AutoGPTQ and AutoAWQ said in files of their own how weights are stored."""
+    for name, method in (("quantize_config.json", "gptq"), ("quant_config.json", "awq")):
+        if "quantization_config" not in config and (folder / name).is_file():
+            return {**config, "quantization_config": {"quant_method": method, **read_json(folder / name)}}
+    return config

@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from penstock.checkpoints.progress import Counts, Progress
+from penstock.checkpoints.source import some
 from penstock.errors import CheckpointError, UnsupportedError, missing
 
 SMALL_FILES = ("*.json", "*.model", "*.tiktoken", "*.txt", "*.jinja")
-WEIGHT_FILES = ("*.safetensors",)
-WEIGHT_FILES_END = tuple(pattern.removeprefix("*") for pattern in WEIGHT_FILES)
-OTHER_FORMATS = (".gguf", ".bin", ".pth", ".onnx", ".msgpack", ".h5")
-LEFT_OUT = ("*/*", "consolidated*", "optimizer*", "training_args*", "adapter_model*")
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin", "*.gguf")
+"""What the weights may be, best first: only the first kind that a model has is fetched."""
+OTHER_FORMATS = (".pth", ".onnx", ".msgpack", ".h5", ".bin")
+LEFT_OUT = ("*/*", "consolidated*", "optimizer*", "training_args*", "adapter_model*", "mmproj*")
 AT_ONCE = 4  # files
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+SPLIT = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
 TRUE = {"1", "true", "yes", "on"}
 
 
@@ -93,8 +95,9 @@ def _fetch(
     library: Any, name: str, revision: str | None, info: Any, where: dict[str, Any], progress: Progress | None
 ) -> Path:
     """Each file by itself, of one commit: unlike the library's call for all, every request has a time limit."""
-    sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or [] if _wanted(entry.rfilename)}
-    _check_format(name, [entry.rfilename for entry in info.siblings or []])
+    sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
+    weights = _weights(name, list(sizes))
+    sizes = {file: size for file, size in sizes.items() if file in weights or _wanted(file, SMALL_FILES)}
     counts = Counts(sizes, progress)
 
     def fetch(file: str, commit: str | None) -> Path:
@@ -102,7 +105,7 @@ def _fetch(
         counts.finish(file)
         return Path(path)
 
-    files = sorted(sizes, key=lambda file: (file.endswith(WEIGHT_FILES_END), file))
+    files = sorted(sizes, key=lambda file: (file in weights, file))
     fetch(files[0], revision)  # by its branch, which the cache then remembers for offline use
     with ThreadPoolExecutor(AT_ONCE) as pool:
         try:
@@ -114,19 +117,27 @@ def _fetch(
     return folders.pop()
 
 
-def _wanted(file: str) -> bool:
-    wanted = any(fnmatchcase(file, known) for known in (*SMALL_FILES, *WEIGHT_FILES))
+def _wanted(file: str, patterns: tuple[str, ...]) -> bool:
+    wanted = any(fnmatchcase(file, known) for known in patterns)
     return wanted and not any(fnmatchcase(file, other) for other in LEFT_OUT)
 
 
-def _check_format(name: str, files: list[str]) -> None:
-    """Refuse before gigabytes are fetched."""
-    if any(_wanted(file) and file.endswith(WEIGHT_FILES_END) for file in files):
-        return
+def _weights(name: str, files: list[str]) -> set[str]:
+    """The files of weights to fetch; refused before gigabytes are fetched where there are none, or several models."""
+    for kind in WEIGHT_FILES:
+        found = {file for file in files if _wanted(file, (kind,))}
+        models = {SPLIT.sub("", file) for file in found}
+        if kind == "*.gguf" and len(models) > 1:
+            raise UnsupportedError(
+                f"{name}: the hub has several GGUF files of this model: {some(sorted(models))}; download the one you "
+                "mean and give its path"
+            )
+        if found:
+            return found
     held = sorted({kind for kind in OTHER_FORMATS if any(file.endswith(kind) for file in files)})
     raise UnsupportedError(
-        f"{name}: the hub has no safetensors of this model{', only ' + ', '.join(held) if held else ''}; "
-        "choose a repository or revision with .safetensors files"
+        f"{name}: the hub has no weights of this model that can be read{', only ' + ', '.join(held) if held else ''}; "
+        "choose a repository or revision with safetensors, pytorch_model.bin or GGUF files"
     )
 
 
@@ -161,13 +172,18 @@ def _modelscope(name: str, revision: str | None, cache_dir: str | Path | None) -
         from modelscope import snapshot_download  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
         raise missing("modelscope", "modelscope") from error
+    folder = ""
     try:
-        folder = snapshot_download(
-            name,
-            revision=revision,
-            cache_dir=None if cache_dir is None else str(cache_dir),
-            allow_patterns=[*SMALL_FILES, *WEIGHT_FILES],
-        )
+        for kind in WEIGHT_FILES:  # it does not say beforehand which the model has
+            folder = snapshot_download(
+                name,
+                revision=revision,
+                cache_dir=None if cache_dir is None else str(cache_dir),
+                allow_patterns=[*SMALL_FILES, kind],
+                ignore_patterns=list(LEFT_OUT),
+            )
+            if any(Path(folder).glob(kind)):
+                break
     except Exception as error:
         detail = " ".join(str(error).split())[:200]
         raise CheckpointError(
