@@ -17,6 +17,7 @@ from penstock.cli.chat_input import is_open, unfenced
 from penstock.cli.conversation import Conversation
 from penstock.cli.line_editor import history_file
 from penstock.cli.messages import TEXTS
+from penstock.cli.terminal import cells
 from penstock.errors import ConfigError, ContextLengthError, RequestError
 from penstock.llm import LLM
 from penstock.types import SamplingParams
@@ -64,7 +65,7 @@ def test_a_transcript(run: Run, parrot: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     errors = result.err.splitlines()
     assert errors[0] == "error: There is no message to answer again."
-    assert errors[1].startswith("error: 'temprature' (did you mean 'temperature'?): usage: /set NAME VALUE")
+    assert errors[1] == "error: there is no parameter 'temprature' (did you mean 'temperature'?); /show lists all"
     assert errors[2].startswith("error: unknown command /shwo (did you mean '/show'?)")
     assert result.code == 2
     content = json.loads(kept.read_text())
@@ -149,7 +150,8 @@ def test_another_answer_moves_a_fixed_seed_on(llm: LLM, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("line", "name", "value"),
     [
-        ("/set temperature 0.25", "temperature", 0.25), ("/set top_k 5", "top_k", 5), ("/set top-k 5", "top_k", 5),
+        ("/set temperature 0.25", "temperature", 0.25), ("/set temp 0.5", "temperature", 0.5),
+        ("/set top_k 5", "top_k", 5), ("/set top-k 5", "top_k", 5),
         ("/set --top_p 0.5", "top_p", 0.5), ("/set seed none", "seed", None),
         ("/set do_sample false", "temperature", 0.0),
         ("/set max_new_tokens 9", "max_tokens", 9), ("/set stop END", "stop", ("END",)),
@@ -289,3 +291,7 @@ def test_code_is_coloured_however_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> 
         assert "".join(pieces) + painter.end() == expected
     painter = Painter()
     assert painter.paint("```\nx") + painter.end() == "\x1b[36m```\nx\x1b[0m"
+
+
+def test_the_help_fits_a_terminal_of_80_columns() -> None:
+    assert max(cells(line) for text in TEXTS["help"] for line in text.splitlines()) <= 80

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+
+import pytest
 
 from tests.cli.conftest import Run, child
 
@@ -48,3 +51,26 @@ def test_doctor_finds_the_model_in_order(run: Run) -> None:
 
 def test_tokenize(run: Run) -> None:
     assert run("tokenize", "你好", "--count").out.strip().isdigit()
+
+
+@pytest.mark.parametrize("args", [["generate", "The capital of France is"], ["chat"], ["doctor", "--port", "0"]])
+def test_nothing_beyond_the_core_install_is_needed(args: list[str]) -> None:
+    extras = [
+        "torch",
+        "transformers",
+        "safetensors",
+        "tiktoken",
+        "rich",
+        "prompt_toolkit",
+        "pydantic",
+        "fastapi",
+        "psutil",
+        "gguf",
+    ]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({extras!r}));"
+        f"from penstock.cli.main import main; sys.exit(main({args!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input="hello\n", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()

@@ -20,6 +20,8 @@ NOT_SET = ("n", "best_of", "output_kind", "detokenize", "logprobs", "prompt_logp
 SETTABLE = tuple(f.name for f in fields(SamplingParams) if f.name not in NOT_SET)
 ALSO = {"do_sample": "temperature", "max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
 """Hugging Face's names, with what they set."""
+SHORT = {"temp": "temperature", "repeat_penalty": "repetition_penalty", "n_predict": "max_tokens"}
+"""llama.cpp's names."""
 WORDS = {"exit": "/exit", "quit": "/exit", "clear": "/clear"}
 """Bare words that do what the command does, as in ms-swift."""
 MAX_FILE_BYTES = 64 << 20
@@ -79,11 +81,11 @@ class Commands:
     def _set(self, text: str) -> Effect:
         name, _, given = text.partition(" ")
         name = name.lstrip("-").replace("-", "_")
-        usage = say("set usage", names=", ".join(SETTABLE))
+        name = SHORT.get(name, name)
         if not name or not given.strip():
-            raise RequestError(usage)
+            raise RequestError(say("set usage"))
         if name not in SETTABLE and name not in ALSO:
-            raise RequestError(f"'{name}'{nearest(name, [*SETTABLE, *ALSO])}: {usage}")
+            raise RequestError(say("no such parameter", name=f"'{name}'", hint=nearest(name, [*SETTABLE, *ALSO])))
         talk = self.conversation
         value = _value(given.strip())
         meant = ALSO.get(name, name)

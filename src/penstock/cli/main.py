@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol, cast
 
+from penstock.cli.terminal import style
 from penstock.errors import ConfigError, PenstockError, nearest
 
 COMMANDS = {
@@ -119,7 +120,7 @@ def _tell(error: Exception, debug: bool) -> int:
     else:
         text, code = f"{type(error).__name__}: {error} (a defect of penstock; --debug shows where)", 1
     _flush_quietly()
-    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    print(style("error:", "red", sys.stderr), " ".join(text.split()), file=sys.stderr)
     return code
 
 

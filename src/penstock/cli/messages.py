@@ -11,8 +11,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "help": (
         """/help                this text
-/system TEXT         set the system prompt (without TEXT: show it; "/system none" removes it)
-/set NAME VALUE      set a sampling parameter, e.g. /set temperature 0.3 ("default" resets it)
+/system TEXT         set the system prompt (no TEXT: show it; none: remove it)
+/set NAME VALUE      set a sampling parameter: /set temperature 0.3, or default
 /show                model, system prompt and sampling parameters
 /clear               forget the conversation
 /regen               answer the last message again
@@ -20,11 +20,11 @@ TEXTS: dict[str, tuple[str, str]] = {
 /save FILE           keep the conversation in a file
 /load FILE           go on with a kept conversation
 /exit                leave (also /quit, /bye, Ctrl-D)
-Several lines: end a line with \\, or begin and end the message with three quotes (\"\"\").
+Several lines: end a line with \\, or put the message between two \"\"\".
 Tab completes commands, the arrow keys bring back what was typed.""",
         """/help                显示本帮助
-/system 文本         设置系统提示词（不带文本：显示；“/system none”：删除）
-/set 名称 值         设置采样参数，例如 /set temperature 0.3（“default” 恢复默认）
+/system 文本         设置系统提示词（不带文本则显示；none 删除）
+/set 名称 值         设置采样参数，如 /set temperature 0.3（default 恢复默认）
 /show                显示模型、系统提示词和采样参数
 /clear               清空对话
 /regen               重新回答上一条消息
@@ -55,7 +55,11 @@ Tab 补全命令，方向键找回输入过的内容。""",
     "system is": ("system: {system}", "系统提示词：{system}"),
     "system none": ("No system prompt.", "没有系统提示词。"),
     "set": ("{name} = {value}", "{name} = {value}"),
-    "set usage": ("usage: /set NAME VALUE; names: {names}", "用法：/set 名称 值；可用名称：{names}"),
+    "no such parameter": (
+        "there is no parameter {name}{hint}; /show lists all",
+        "没有名为 {name} 的参数{hint}；/show 列出全部参数",
+    ),
+    "set usage": ("usage: /set NAME VALUE; /show lists the names", "用法：/set 名称 值；/show 列出可用名称"),
     "file usage": ("usage: {command} FILE", "用法：{command} 文件"),
     "saved": ("{count} messages kept in {file}", "已将 {count} 条消息保存到 {file}"),
     "loaded": ("{count} messages from {file}", "已从 {file} 载入 {count} 条消息"),
