@@ -40,6 +40,7 @@ void check_sequences(const Batch& b, const Limits& limits) {
     }
     all_below("prompt_lens", b.prompt_lens, int64_t{1} << 31);
     if (b.bidirectional.data != nullptr) size_is("bidirectional", b.bidirectional.size, seqs);
+    if (b.adapters.data != nullptr) size_is("adapters", b.adapters.size, seqs);
     for (int64_t s = 0; s < seqs; s++) {
         const std::string where = "sequence " + std::to_string(s);
         const int64_t queries = static_cast<int64_t>(b.query_start[s + 1]) - b.query_start[s];
@@ -80,6 +81,7 @@ void check_batch(const Batch& b, const Limits& limits, const BatchNeeds& needs) 
     size_is("slots", b.slots.size, tokens);
     all_below("slots", b.slots, limits.num_blocks * limits.block_size);
     all_below("logits_rows", b.logits_rows, tokens);
+    if (b.embeds != nullptr) size_is("embeds", b.embed_rows, tokens);
     if (b.block_copies.size % 2 != 0) bad("block_copies must be pairs");
     all_below("block_copies", b.block_copies, limits.num_blocks);
     check_sequences(b, limits);

@@ -37,6 +37,9 @@ struct Batch {
     Span<int32_t> logits_rows;             // [rows]
     Span<int32_t> bidirectional;           // [seqs] or null
     Span<int32_t> block_copies;            // [copies * 2] or null
+    Span<int32_t> adapters;                // [seqs] or null: adapter slot, 0 none
+    const float* embeds = nullptr;         // [tokens, embed_width] or null: instead of embedded ids
+    int64_t embed_rows = 0, embed_width = 0;
 
     int64_t tokens() const { return token_ids.size; }
     int64_t seqs() const { return context_lens.size; }

@@ -40,6 +40,8 @@ Batch read_batch(Arrays& arrays, nb::handle o) {
     b.logits_rows = arrays.get<int32_t>(o, "logits_rows");
     b.bidirectional = arrays.get_optional<int32_t>(o, "bidirectional");
     b.block_copies = arrays.get_pairs(o, "block_copies");
+    b.adapters = arrays.get_optional<int32_t>(o, "adapters");
+    if (!o.attr("embeds").is_none()) b.embeds = arrays.get_matrix<float>(o, "embeds", b.embed_rows, b.embed_width);
     return b;
 }
 

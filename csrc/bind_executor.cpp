@@ -32,6 +32,29 @@ Format format_of(const std::string& name) {
     throw nb::value_error(("unknown weight format '" + name + "': f32, f16 or bf16").c_str());
 }
 
+using Floats = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Slots = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+void set_lora(Executor& e, int slot, int target, const Floats& a, const Floats& b, float scale) {
+    const int64_t r = static_cast<int64_t>(a.shape(0)), k = static_cast<int64_t>(a.shape(1));
+    const int64_t n = static_cast<int64_t>(b.shape(0));
+    if (static_cast<int64_t>(b.shape(1)) != r) throw nb::value_error("an adapter's factors must share their rank");
+    nb::gil_scoped_release release;
+    e.set_lora(slot, target, a.data(), b.data(), n, k, r, scale);
+}
+
+void write_kv(Executor& e, int layer, const Slots& slots, const Floats& k, const Floats& v) {
+    const KVLayer& cache = e.layer(layer);
+    const size_t width = static_cast<size_t>(cache.kv_heads * cache.head_dim);
+    for (const Floats* rows : {&k, &v}) {
+        if (rows->shape(0) != slots.shape(0) || rows->shape(1) != width) {
+            throw nb::value_error("cache rows must be one for each slot, kv_heads * head_dim wide");
+        }
+    }
+    nb::gil_scoped_release release;
+    e.write_kv(layer, {slots.data(), static_cast<int64_t>(slots.shape(0))}, k.data(), v.data());
+}
+
 int add_matrix(Executor& e, const std::string& format, const Source& src) {
     const Format f = format_of(format);
     const size_t width = f == Format::f32 ? 4 : 2;
@@ -73,6 +96,9 @@ void bind_executor(nb::module_& m) {
             return e.add_vector(v.data(), static_cast<int64_t>(v.shape(0)));
         },
         "source"_a);
+    c.def("set_lora", &set_lora, "slot"_a, "target"_a, "a"_a, "b"_a, "scale"_a);
+    c.def("clear_adapter", &Executor::clear_adapter, "slot"_a);
+    c.def("write_kv", &write_kv, "layer"_a, "slots"_a, "k"_a, "v"_a);
     c.def("add_layer", &Executor::add_layer, "kv_heads"_a, "head_dim"_a);
     c.def_prop_ro("isa", &Executor::isa);
     c.def_prop_ro("threads", &Executor::threads);

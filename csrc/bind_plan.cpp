@@ -169,7 +169,18 @@ void bind_build(PlanClass& c) {
     });
     c.def("elementwise", [](PlanObject& o, const std::string& kind, const std::string& act, float factor, int a, int b,
                             int y) { o.plan.elementwise(elementwise_kind(kind), activation(act), factor, a, b, y); });
+    c.def("moe",
+          [](PlanObject& o, int64_t experts, int64_t top_k, bool renormalise, const std::string& act,
+             const std::tuple<int, int, int>& first, const std::tuple<bool, bool>& bf16, int x, int router, int y) {
+              const auto input = [](bool rounded) { return rounded ? Act::bf16 : Act::f32; };
+              const auto& [gate, up, down] = first;
+              o.plan.moe({experts, top_k, renormalise, activation(act), input(std::get<0>(bf16)),
+                          input(std::get<1>(bf16)), gate, up, down},
+                         x, router, y);
+          });
     c.def("select", [](PlanObject& o, int x, int y) { o.plan.select(x, y); });
+    c.def("lora",
+          [](PlanObject& o, int target, int64_t rank, int x, int y, int z) { o.plan.lora(target, rank, x, y, z); });
     c.def("finish", [](PlanObject& o, int logits, int hidden) {
         o.plan.outputs(logits, hidden);
         o.plan.finish();

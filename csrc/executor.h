@@ -40,6 +40,17 @@ class Executor {
     // Reserves one layer's cache; returns its number.
     int add_layer(int64_t kv_heads, int64_t head_dim);
 
+    // Adapters: low-rank factors by slot (from 1) and target, a number that the caller gives to a weight.
+    // set_lora packs A [r, k] and B [n, r] into the slot; clear_adapter frees all that the slot has.
+    void set_lora(int slot, int target, const float* a, const float* b, int64_t n, int64_t k, int64_t r, float scale);
+    void clear_adapter(int slot);
+    bool has_adapter(int slot) const;
+    // Null where the slot has nothing for the target.
+    const LoraFactors* lora(int slot, int target) const;
+
+    // Writes cache rows of a layer, as the op `store` does: k, v [slots.size, kv_heads * head_dim].
+    void write_kv(int layer, Span<int64_t> slots, const float* k, const float* v);
+
     // By number; throw std::invalid_argument for one that is not there. Vector -1 is none.
     const Matrix& matrix(int number) const;
     Vector vector(int number) const;
@@ -77,6 +88,11 @@ class Executor {
     };
 
   private:
+    struct Adapter {
+        Pool memory;
+        std::vector<LoraFactors> targets;
+    };
+    Matrix pack_f32(Pool& pool, const float* src, int64_t n, int64_t k);
     void touch_block(int64_t block);
 
     Limits limits_;
@@ -88,6 +104,7 @@ class Executor {
     std::vector<Matrix> matrices_;
     std::vector<Vector> vectors_;
     std::vector<KVLayer> layers_;
+    std::vector<std::unique_ptr<Adapter>> adapters_;  // by slot
     std::vector<Region> kv_;
     std::vector<bool> touched_;
     int64_t touched_blocks_ = 0;

@@ -138,6 +138,8 @@ void Plan::prepare(const Batch& batch, const Wanted& wanted) {
             }
         }
     }
+    if (batch.embeds != nullptr) need(batch.embed_width == embed_width_, "bad batch: embeds have another width");
+    prepare_adapters(batch);
     executor_.touch(batch);
     state_ = {batch,
               {reinterpret_cast<float*>(arenas_[0].data()), reinterpret_cast<float*>(arenas_[1].data())},

@@ -50,6 +50,14 @@ struct RopeSpec {
     bool interleaved;
 };
 
+struct MoeSpec {
+    int64_t experts, top_k;
+    bool renormalise;
+    Activation activation;
+    Act act, act_down;
+    int gate, up, down;  // matrices of the first expert; the others' numbers follow
+};
+
 // A value as the last step left it.
 struct View {
     float* data;
@@ -75,7 +83,10 @@ class Plan {
                        int v, int cs, int y);
     void attention(const AttentionSpec& spec, int q, int y);
     void elementwise(ElementwiseArgs::Kind kind, Activation activation, float factor, int a, int b, int y);
+    void moe(const MoeSpec& spec, int x, int router, int y);
     void select(int x, int y);
+    // `rank`: the largest of any adapter that steps may name for this target.
+    void lora(int target, int64_t rank, int x, int y, int z);
     void outputs(int logits, int hidden);
     // Takes the memory; no op may be added after it.
     void finish();
@@ -123,6 +134,19 @@ class Plan {
         std::vector<int32_t> values;
     };
 
+    // The rows of one arena that have an adapter in this step.
+    struct Adapted {
+        std::vector<int32_t> rows;
+        std::vector<LoraPanel> panels;
+    };
+    // One op's factors for each panel, found when a step is prepared.
+    struct LoraOp {
+        int target;
+        int64_t rank, k, n;
+        bool logits;
+        std::vector<const LoraFactors*> factors;
+    };
+
     const Slot& slot(int value) const;
     static float* at(const State& s, const Slot& v) { return s.arena[v.logits] + v.column * s.rows[v.logits]; }
     static Rows rows(const State& s, const Slot& v) { return {at(s, v), v.ld}; }
@@ -136,6 +160,7 @@ class Plan {
     int64_t most_rows(const Slot& v) const;
 
     void prepare(const Batch& batch, const Wanted& wanted);
+    void prepare_adapters(const Batch& batch);
     void run_all(const Worker& worker) const;
     void run_end(const Wanted& wanted, const Worker& worker) const;
 
@@ -144,6 +169,9 @@ class Plan {
     std::vector<Slot> values_;
     std::vector<Op> ops_;
     std::vector<std::unique_ptr<Derived>> derived_;
+    std::vector<std::unique_ptr<LoraOp>> loras_;
+    Adapted adapted_[2];  // tokens, logits
+    int64_t embed_width_ = 0;
     BatchNeeds needs_;
     int logits_ = -1, hidden_ = -1;
     int64_t scratch_bytes_ = 0, shared_bytes_ = 0;

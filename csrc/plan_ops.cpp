@@ -1,5 +1,6 @@
 // The ops of a plan: each checks its shapes once, here, and leaves a closure that fills in the step's pointers.
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 
 #include "plan.h"
@@ -23,7 +24,16 @@ void Plan::embed(int table, float scale, int y) {
     const Matrix m = executor_.matrix(table);
     need(m.k == out.width && !out.logits, "embed: the table's rows do not fit the value");
     needs_.vocab = std::min(needs_.vocab, m.n);
+    embed_width_ = out.width;
     add(false, [this, out, m, scale](const State& s, const Worker& w) {
+        if (s.batch.embeds != nullptr) {
+            int64_t begin, end;
+            w.range(s.rows[0], begin, end);
+            for (int64_t i = begin; i < end; i++) {
+                std::memcpy(at(s, out) + i * out.ld, s.batch.embeds + i * out.width, out.width * sizeof(float));
+            }
+            return;
+        }
         penstock::embed(executor_.kernels(), {s.batch.token_ids.data, s.rows[0], m, scale, at(s, out), out.ld}, w);
     });
 }

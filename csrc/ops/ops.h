@@ -92,6 +92,35 @@ struct AnglesArgs {
 };
 void angles(const Kernels&, const AnglesArgs&, const Worker&);
 
+// z = y + scale * B (A x) for rows of sequences with an adapter; the others' rows are y bit for bit.
+struct LoraFactors {
+    Matrix a{}, b{};  // f32 [r, k], [n, r]; no data: the adapter leaves this weight alone
+    float scale = 0;
+};
+// The step's rows that have an adapter, in panels of rows that share one.
+struct LoraPanel {
+    int slot;
+    int64_t begin, end;  // in LoraRows::rows
+};
+struct LoraRows {
+    const int32_t* rows;
+    const LoraPanel* panels;
+    int64_t count;
+};
+struct LoraArgs {
+    LoraRows rows;
+    const LoraFactors* const* factors;  // of each panel; null: nothing to add
+    int64_t all_rows, width;            // of y and z
+    Rows x, y;
+    float* z;  // may be y
+    int64_t ldz;
+    int64_t k, rank;    // rank: the largest of any adapter here
+    std::byte* shared;  // lora_shared_bytes(most rows, rank)
+};
+void lora(const Kernels&, const LoraArgs&, const Worker&);
+int64_t lora_shared_bytes(int64_t rows, int64_t rank);
+int64_t lora_scratch_bytes(int64_t k, int64_t rank);  // private, of each worker
+
 // One layer's cache. A block of `block_size` (a multiple of 16) rows holds, for each kv head, groups of 16 rows:
 //   keys    [group][head_dim / e][16][e]   e = 1 (f32, f16) or 2 (bf16): 16 rows are the lanes of one dot product
 //   values  [group][16 / e][head_dim][e]

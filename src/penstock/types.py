@@ -202,7 +202,8 @@ class Batch:
     ChatGLM-6B); ``slots`` [T] = block * block_size + offset, where to store each token's key and value;
     ``prompt_lens`` [S] for length-dependent rotary scaling; ``bidirectional`` [S] cache rows before this boundary are
     seen by all of them (0: causal); ``adapters`` [S] adapter slot, 0 none; ``logits_rows`` [R] tokens whose logits are
-    wanted; ``block_copies`` [C, 2] (from, to) copied before the step, in order (copy-on-write forks).
+    wanted; ``block_copies`` [C, 2] (from, to) copied before the step, in order (copy-on-write forks); ``embeds`` [T, H]
+    takes the place of what the token ids would be embedded as (prompt tuning).
     """
 
     token_ids: I32
@@ -217,6 +218,7 @@ class Batch:
     bidirectional: I32 | None = None
     adapters: I32 | None = None
     block_copies: I32 | None = None
+    embeds: F32 | None = None
     return_logits: bool = False
     return_hidden: bool = False
 

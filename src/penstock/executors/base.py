@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from penstock.models.program import Op, Program, WeightSpec
 from penstock.quant.scheme import WeightData
-from penstock.types import Batch, StepOutput
+from penstock.types import F32, I64, Batch, StepOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,10 @@ class Traced:
 
 
 Hook = Callable[[Traced], None]
+LoraFactors = tuple[F32, F32, float]
+"""A [r, k], B [n, r], scale: what is added to W [n, k] is scale * B A."""
+Adapter = Mapping[str, LoraFactors]
+"""The factors of one adapter, by the canonical name of the weight."""
 WeightStream = Iterable[tuple[WeightSpec, WeightData]]
 
 
@@ -86,6 +90,18 @@ class Executor(Protocol):
 
     def trace(self, batch: Batch, hook: Hook) -> StepOutput:
         """The same step op by op over the unfused program, each op shown to ``hook``; the bits of :meth:`run`."""
+
+    def load_adapter(self, slot: int, tensors: Adapter) -> None:
+        """Take low-rank factors for sequences whose ``Batch.adapters`` is ``slot`` (from 1), in place of others there.
+
+        Raises ``ExecutionError`` for a target that no linear has or a shape that does not fit; nothing changes then.
+        """
+
+    def unload_adapter(self, slot: int) -> None:
+        """Free a slot that no sequence uses any more. An empty one is left as it is."""
+
+    def write_kv(self, layer: int, slots: I64, k: F32, v: F32) -> None:
+        """Write rows of one layer's cache: ``k`` and ``v`` [P, kv_heads * head_dim] at ``slots`` [P]."""
 
     def close(self) -> None:
         """Free everything. Idempotent."""

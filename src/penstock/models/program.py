@@ -123,6 +123,11 @@ OPS: dict[str, OpDef] = {
     "select": OpDef("x", "y", "", "", "y = the rows of x whose logits are wanted (Batch.logits_rows)"),
     "softcap": OpDef("x", "y", "", "cap", "y = cap * tanh(x / cap)"),
     # made by passes only
+    "lora": OpDef(
+        "x y", "z", "", "target logits",
+        "z = y + scale * B (A x) for rows of sequences whose adapter (Batch.adapters) has A [r, k], B [n, r] for the "
+        "weight named `target`; other rows are y bit for bit. `logits`: rows are those of `select`",
+    ),
     "fused_linear": OpDef(
         "x residual?", "y*", "(weight bias?)* norm_weight? norm_bias?",
         "parts norm eps plus_one residual activation",

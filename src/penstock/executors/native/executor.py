@@ -9,20 +9,22 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
 
 from penstock.errors import CheckpointError, ConfigError, ExecutionError, PenstockError, UnsupportedError
-from penstock.executors.base import ExecutorInfo, Hook, Limits, Memory, Traced, WeightStream
+from penstock.executors.adapters import check_adapter, check_kv
+from penstock.executors.base import Adapter, ExecutorInfo, Hook, Limits, Memory, Traced, WeightStream
+from penstock.executors.native.adapters import NativeAdapters
 from penstock.executors.native.extension import extension
-from penstock.executors.native.lower import Loaded, Lowered, check_supported, lower
+from penstock.executors.native.lower import Loaded, Lora, Lowered, check_supported, lower
 from penstock.models.passes.fuse import fuse
 from penstock.models.program import Program, WeightSpec
-from penstock.quant.scheme import WeightData
-from penstock.types import Batch, StepOutput
+from penstock.quant.scheme import Array, WeightData
+from penstock.types import F32, I64, Batch, StepOutput
 
 FORMATS = ("f32", "f16", "bf16")
 BF16_ISAS = ("avx512",)
@@ -58,6 +60,7 @@ class NativeExecutor:
         self._weights: dict[str, Loaded] = {}
         self._static: Lowered | None = None
         self._dynamic: Lowered | None = None
+        self._adapters = NativeAdapters(self._core, program, self._lower)
 
     # ---------------------------------------------------------------------------------------------------- protocol
 
@@ -73,6 +76,7 @@ class NativeExecutor:
     def memory(self) -> Memory:
         core = self._open()
         workspace = sum(low.plan.workspace_bytes for low in (self._static, self._dynamic) if low is not None)
+        workspace += self._adapters.workspace
         return Memory(core.weight_bytes, workspace, core.kv_reserved, core.kv_used)
 
     def load(self, weights: WeightStream) -> None:
@@ -90,22 +94,25 @@ class NativeExecutor:
             raise CheckpointError(f"{len(missing)} weights are missing: {', '.join(missing[:8])}")
         with _errors():
             if self.mode == "static":
-                self._static = lower(core, fuse(self.program, self._same), self._weights, self._bf16)
+                self._static = self._lower(self.program, True)
             else:
                 self._static = self._unfused()
 
     def run(self, batch: Batch) -> StepOutput:
         if self.mode == "dynamic":
             return self.trace(batch, lambda traced: None)
-        low, output = self._ready(self._static), _output(batch, self._static)
+        low = self._ready(self._static)
         with _errors():
+            if _adapted(batch):
+                low = self._adapters.plan(fused=True)
+            output = _output(batch, low)
             low.plan.step(batch, output)
         return output
 
     def trace(self, batch: Batch, hook: Hook) -> StepOutput:
         self._ready(self._static)
         with _errors():
-            low = self._unfused()
+            low = self._adapters.plan(fused=False) if _adapted(batch) else self._unfused()
             output = _output(batch, low)
             low.plan.begin(batch, output)
         for i, (op, (first, last)) in enumerate(zip(low.program.ops, low.spans, strict=True)):
@@ -119,7 +126,27 @@ class NativeExecutor:
             low.plan.end()
         return output
 
+    def load_adapter(self, slot: int, tensors: Adapter) -> None:
+        self._ready(self._static)
+        check_adapter(self.program, slot, tensors)
+        with _errors():
+            self._adapters.load(slot, tensors)
+            if self.mode == "static":
+                self._adapters.plan(fused=True)
+
+    def unload_adapter(self, slot: int) -> None:
+        self._open()
+        with _errors():
+            self._adapters.unload(slot)
+
+    def write_kv(self, layer: int, slots: I64, k: F32, v: F32) -> None:
+        core = self._open()
+        check_kv(self.program, self.limits, layer, slots, k, v)
+        with _errors():
+            core.write_kv(layer, *(np.ascontiguousarray(rows) for rows in (slots, k, v)))
+
     def close(self) -> None:
+        self._adapters = NativeAdapters(None, self.program, self._lower)
         self._static = self._dynamic = self._core = None
         self._weights = {}
 
@@ -141,8 +168,12 @@ class NativeExecutor:
 
     def _unfused(self) -> Lowered:
         if self._dynamic is None:
-            self._dynamic = lower(self._open(), self.program, self._weights, self._bf16)
+            self._dynamic = self._lower(self.program, False)
         return self._dynamic
+
+    def _lower(self, program: Program, fused: bool, loras: Mapping[str, Lora] | None = None) -> Lowered:
+        program = fuse(program, self._same) if fused else program
+        return lower(self._open(), program, self._weights, self._bf16, loras)
 
 
 @contextmanager
@@ -198,11 +229,22 @@ def _take(core: Any, spec: WeightSpec, data: WeightData) -> Loaded:
     array = data.arrays["weight"]
     if spec.kind == "vector":
         return Loaded(core.add_vector(np.ascontiguousarray(array, np.float32).reshape(-1)), "")
-    if array.strides[1] != array.itemsize or array.strides[0] < 0 or not array.flags.aligned:
-        array = array.copy(order="C")
     if data.format == "bf16":
         array = array.view(np.uint16)
-    return Loaded(core.add_matrix(data.format, array), data.format)
+    if spec.kind == "experts":  # one matrix each, their numbers in a row
+        return Loaded([_add_matrix(core, data.format, expert) for expert in array][0], data.format)
+    return Loaded(_add_matrix(core, data.format, array), data.format)
+
+
+def _add_matrix(core: Any, fmt: str, array: Array) -> int:
+    if array.strides[1] != array.itemsize or array.strides[0] < 0 or not array.flags.aligned:
+        array = array.copy(order="C")
+    return int(core.add_matrix(fmt, array))
+
+
+def _adapted(batch: Batch) -> bool:
+    """Whether any sequence of the step has an adapter."""
+    return batch.adapters is not None and bool(batch.adapters.any())
 
 
 def _output(batch: Batch, low: Lowered | None) -> StepOutput:
@@ -212,8 +254,6 @@ def _output(batch: Batch, low: Lowered | None) -> StepOutput:
         output.logits = np.empty((batch.logits_rows.shape[0], low.plan.vocab), np.float32)
     if low is not None and batch.return_hidden:
         output.hidden = np.empty((batch.num_tokens, low.plan.hidden_width), np.float32)
-    if batch.adapters is not None and batch.adapters.any():
-        raise ExecutionError("the native executor has no adapters yet")
     s = batch.sampling
     if s is None:
         return output

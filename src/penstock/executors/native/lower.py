@@ -19,10 +19,19 @@ NO_NORM: NormTuple = ("none", 0.0, False, -1, -1)
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A weight that the native executor holds: its number there, and for a matrix its format."""
+    """A weight that the native executor holds: its number there (the first of its experts'), and for a matrix its
+    format."""
 
     number: int
     format: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """A weight that adapters change: its number among those of the executor, the largest rank of any of them."""
+
+    number: int
+    rank: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +44,24 @@ class Lowered:
     spans: tuple[tuple[int, int], ...]
 
 
-def lower(core: Any, program: Program, weights: Mapping[str, Loaded], bf16: frozenset[str]) -> Lowered:
-    """Build ``program`` on the native executor ``core``. Weights of the formats in ``bf16`` meet bfloat16 inputs."""
+def lower(
+    core: Any,
+    program: Program,
+    weights: Mapping[str, Loaded],
+    bf16: frozenset[str],
+    loras: Mapping[str, Lora] | None = None,
+) -> Lowered:
+    """Build ``program`` on the native executor ``core``. Weights of the formats in ``bf16`` meet bfloat16 inputs.
+
+    ``loras`` are what its ``lora`` ops need to know of each target.
+    """
     memory = plan_memory(program)
     plan = extension().Plan(core, memory.token_columns, memory.logits_columns)
     values = {
         name: plan.value(column, program.values[name].width, program.values[name].rows == "logits")
         for name, column in memory.columns.items()
     }
-    low = _Lowering(core, plan, program, values, weights, bf16)
+    low = _Lowering(core, plan, program, values, weights, bf16, loras or {})
     spans: list[tuple[int, int]] = []
     for op in program.ops:
         first = plan.ops
@@ -67,10 +85,11 @@ class _Lowering:
 
     def __init__(
         self, core: Any, plan: Any, program: Program, values: Mapping[str, int], weights: Mapping[str, Loaded],
-        bf16: frozenset[str],
+        bf16: frozenset[str], loras: Mapping[str, Lora],
     ) -> None:  # fmt: skip
         self.core, self.plan, self.program = core, plan, program
         self.values, self.weights, self.bf16 = values, weights, bf16
+        self.loras = loras
         self.constants: dict[str, int] = {}
 
     def weight(self, name: str) -> int:
@@ -165,8 +184,23 @@ def _elementwise(low: _Lowering, op: Op) -> None:
     low.plan.elementwise(op.kind, str(op.attrs.get("activation", "")), factor, a, b, low.values[op.outputs[0]])
 
 
+def _moe(low: _Lowering, op: Op) -> None:
+    a = op.attrs
+    rounded = [low.weights[name].format in low.bf16 for name in op.weights]
+    low.plan.moe(
+        int(a["experts"]), int(a["top_k"]), bool(a["renormalise"]), str(a["activation"]),
+        tuple(low.weight(name) for name in op.weights), (rounded[0] and rounded[1], rounded[2]),
+        *(low.values[name] for name in (*op.inputs, *op.outputs)),
+    )  # fmt: skip
+
+
 def _select(low: _Lowering, op: Op) -> None:
     low.plan.select(low.values[op.inputs[0]], low.values[op.outputs[0]])
+
+
+def _lora(low: _Lowering, op: Op) -> None:
+    target = low.loras[str(op.attrs["target"])]
+    low.plan.lora(target.number, target.rank, *(low.values[name] for name in (*op.inputs, *op.outputs)))
 
 
 LOWER: dict[str, Callable[[_Lowering, Op], None]] = {
@@ -180,6 +214,8 @@ LOWER: dict[str, Callable[[_Lowering, Op], None]] = {
     "store": _store,
     "qk_rope_store": _qk_rope_store,
     "attention": _attention,
+    "moe": _moe,
     "select": _select,
+    "lora": _lora,
     **dict.fromkeys(("add", "scale", "gated", "activation", "gate", "softcap"), _elementwise),
 }

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from penstock.errors import CheckpointError, ConfigError, ExecutionError
-from penstock.executors.base import ExecutorInfo, Hook, Limits, Memory, Traced, WeightStream, kv_block_bytes
+from penstock.executors.adapters import check_adapter, check_adapters, check_embeds, check_kv
+from penstock.executors.base import Adapter, ExecutorInfo, Hook, Limits, Memory, Traced, WeightStream, kv_block_bytes
 from penstock.executors.sampling import sample
 from penstock.executors.torch.ops import RUN
-from penstock.executors.torch.step import Cache, Step, make_step
+from penstock.executors.torch.step import Cache, Factors, Step, make_step
+from penstock.models.passes.adapters import attach_adapters
 from penstock.models.program import Program
 from penstock.quant.dequantise import dequantise
-from penstock.types import Batch, StepOutput
+from penstock.types import F32, I64, Batch, StepOutput
 
 
 class TorchExecutor:
@@ -36,7 +39,9 @@ class TorchExecutor:
         slots = limits.num_blocks * limits.block_size
         self._caches = tuple(Cache(spec, slots, limits.kv_dtype) for spec in program.kv)
         self._touched = np.zeros(limits.num_blocks, dtype=np.bool_)
-        self._last_use = _last_uses(program)
+        self._plain = _Ordered(program, _last_uses(program))
+        self._adapted: _Ordered | None = None
+        self._adapters: dict[int, dict[str, Factors]] = {}
 
     @property
     def info(self) -> ExecutorInfo:
@@ -68,8 +73,34 @@ class TorchExecutor:
     def trace(self, batch: Batch, hook: Hook) -> StepOutput:
         return self._run(batch, hook)
 
+    def load_adapter(self, slot: int, tensors: Adapter) -> None:
+        check_adapter(self.program, slot, tensors)
+        self._adapters[slot] = {
+            name: (torch.from_numpy(a.copy()), torch.from_numpy(b.copy()), scale)
+            for name, (a, b, scale) in tensors.items()
+        }
+        self._attach()
+
+    def unload_adapter(self, slot: int) -> None:
+        self._adapters.pop(slot, None)
+        self._attach()
+
+    def write_kv(self, layer: int, slots: I64, k: F32, v: F32) -> None:
+        self._live()
+        check_kv(self.program, self.limits, layer, slots, k, v)
+        cache = self._caches[layer]
+        self._touched[slots // self.limits.block_size] = True
+        for rows, into in ((k, cache.keys), (v, cache.values)):
+            into[torch.from_numpy(slots)] = torch.from_numpy(rows).view(-1, *into.shape[1:]).to(into.dtype)
+
     def close(self) -> None:
-        self._weights, self._caches = {}, ()
+        self._weights, self._caches, self._adapters, self._adapted = {}, (), {}, None
+
+    def _attach(self) -> None:
+        """The program with the ops of all adapters that are loaded, for steps that use one."""
+        targets = {name for factors in self._adapters.values() for name in factors}
+        program = attach_adapters(self.program, targets)
+        self._adapted = _Ordered(program, _last_uses(program)) if targets else None
 
     def _run(self, batch: Batch, hook: Hook | None) -> StepOutput:
         self._check(batch)
@@ -80,17 +111,19 @@ class TorchExecutor:
                 self._touched[target] = True
             self._touched[batch.slots // self.limits.block_size] = True
             step = make_step(
-                batch, self.limits.block_size, weights=self._weights, constants=self._constants, caches=self._caches
-            )
+                batch, self.limits.block_size, weights=self._weights, constants=self._constants, caches=self._caches,
+                adapters=self._adapters,
+            )  # fmt: skip
+            adapted = self._adapted if batch.adapters is not None and batch.adapters.any() else None
             try:
-                values = self._interpret(step, batch, hook)
+                values = self._interpret(adapted or self._plain, step, batch, hook)
             except RuntimeError as error:
                 raise ExecutionError(f"torch: {error}") from error
         return self._output(batch, values)
 
-    def _interpret(self, step: Step, batch: Batch, hook: Hook | None) -> dict[str, Tensor]:
+    def _interpret(self, order: _Ordered, step: Step, batch: Batch, hook: Hook | None) -> dict[str, Tensor]:
         values = {"ids": torch.from_numpy(batch.token_ids.astype(np.int64)), "positions": step.positions}
-        for index, op in enumerate(self.program.ops):
+        for index, op in enumerate(order.program.ops):
             start = time.perf_counter()
             outputs = RUN[op.kind](step, op, [values[name] for name in op.inputs])
             seconds = time.perf_counter() - start
@@ -98,7 +131,7 @@ class TorchExecutor:
             if hook is not None:
                 shown = {name: y.numpy() for name, y in zip(op.outputs, outputs, strict=True)}
                 hook(Traced(index, op, shown, seconds))
-            for name in self._last_use[index]:
+            for name in order.last_use[index]:
                 values.pop(name, None)
         return values
 
@@ -113,10 +146,15 @@ class TorchExecutor:
             output.hidden = values[self.program.outputs["hidden"]].numpy()
         return output
 
-    def _check(self, batch: Batch) -> None:
-        """Bounds that an engine keeps; crossing one is a fault in it, told before anything is touched."""
+    def _live(self) -> None:
         if not self._caches:
             raise ExecutionError("the executor is closed")
+
+    def _check(self, batch: Batch) -> None:
+        """Bounds that an engine keeps; crossing one is a fault in it, told before anything is touched."""
+        self._live()
+        check_adapters(batch, self._adapters)
+        check_embeds(self.program, batch)
         limits, tokens = self.limits, batch.num_tokens
         for what, found, most in (
             ("tokens", tokens, limits.max_tokens),
@@ -133,6 +171,14 @@ class TorchExecutor:
             and not 0 <= min(batch.token_ids) <= max(batch.token_ids) < self.program.weights["embed.weight"].shape[0]
         ):
             raise ExecutionError("a step has a token id outside the vocabulary")
+
+
+@dataclass(frozen=True, slots=True)
+class _Ordered:
+    """A program, and which values can go after each of its ops."""
+
+    program: Program
+    last_use: list[list[str]]
 
 
 def _last_uses(program: Program) -> list[list[str]]:

@@ -24,6 +24,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def embed(step: Step, op: Op, x: list[Tensor]) -> tuple[Tensor, ...]:
+    if step.embeds is not None:
+        return (step.embeds,)
     return (step.weights[op.weights[0]][x[0]] * op.attrs["scale"],)
 
 
@@ -151,6 +153,19 @@ def softcap(step: Step, op: Op, x: list[Tensor]) -> tuple[Tensor, ...]:
     return (torch.tanh(x[0] / op.attrs["cap"]) * op.attrs["cap"],)
 
 
+def lora(step: Step, op: Op, x: list[Tensor]) -> tuple[Tensor, ...]:
+    """Row by row: what a row gets depends on no other."""
+    rows, y = x[0], x[1].clone()
+    assert step.adapter_of is not None
+    slots = step.adapter_of[step.logits_rows] if op.attrs["logits"] else step.adapter_of
+    for i, slot in enumerate(slots.tolist()):
+        factors = step.adapters[slot].get(op.attrs["target"]) if slot else None
+        if factors is not None:
+            a, b, factor = factors
+            y[i] += factor * (b @ (a @ rows[i]))
+    return (y,)
+
+
 def fused_linear(step: Step, op: Op, x: list[Tensor]) -> tuple[Tensor, ...]:
     pairs = 2 * int(op.attrs["parts"])
     weight, bias = (step.weight(name) for name in (*op.weights[pairs:], "", "")[:2])
@@ -175,5 +190,5 @@ RUN: dict[str, Run] = {
     "embed": embed, "embed_positions": embed_positions, "norm": norm, "linear": linear, "angles": angles, "rope": rope,
     "store": store, "attention": attention, "gated": gated, "activation": activation, "add": add, "scale": scale,
     "gate": gate, "moe": moe, "select": select, "softcap": softcap, "fused_linear": fused_linear,
-    "qk_rope_store": qk_rope_store,
+    "qk_rope_store": qk_rope_store, "lora": lora,
 }  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,10 @@ from penstock.models.program import KVSpec
 from penstock.types import Batch
 
 KV_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
+
+Factors = tuple[Tensor, Tensor, float]
+"""A, B and scale of one weight's adapter."""
 
 
 class Cache:
@@ -56,6 +60,9 @@ class Step:
     slots: Tensor
     prompt_lens: Tensor
     logits_rows: Tensor
+    adapters: Mapping[int, Mapping[str, Factors]] = field(default_factory=dict)
+    adapter_of: Tensor | None = None  # each token's adapter slot
+    embeds: Tensor | None = None
 
     def weight(self, name: str) -> Tensor | None:
         return self.weights[name] if name else None
@@ -77,6 +84,8 @@ def make_step(batch: Batch, block_size: int, **fixed: Any) -> Step:
         slots=_tensor(batch.slots),
         prompt_lens=_tensor(np.repeat(batch.prompt_lens, np.diff(bounds))),
         logits_rows=_tensor(batch.logits_rows),
+        adapter_of=None if batch.adapters is None else _tensor(np.repeat(batch.adapters, np.diff(bounds))),
+        embeds=None if batch.embeds is None else torch.from_numpy(batch.embeds),
         **fixed,
     )
 

@@ -84,6 +84,8 @@ def overwritable(op: Op) -> tuple[str, ...]:
         return op.inputs
     if op.kind == "qk_rope_store":
         return op.inputs[:1]
+    if op.kind == "lora":
+        return op.inputs[1:]
     if op.kind == "fused_linear" and op.attrs["residual"]:
         return op.inputs[1:2]
     return ()

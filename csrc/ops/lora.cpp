@@ -1,0 +1,105 @@
+// lora: two products of few outputs and of few inputs. Rows that share an adapter go together in panels, so that its
+// factors are read once for all of them; as in linear, each output is one accumulator over k in order, so company does
+// not show in the bits.
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/table.h"
+#include "ops/ops.h"
+
+namespace penstock {
+namespace {
+
+int64_t even(int64_t k) { return (k + 1) / 2 * 2; }
+int64_t tiles_of(int64_t n) { return (n + kTile - 1) / kTile; }
+
+// Calls f(panel, first tile, last tile) for this worker's share of the tiles of all panels' matrices.
+template <class Tiles, class Function>
+void share(const LoraArgs& args, const Worker& worker, Tiles tiles, Function f) {
+    int64_t total = 0;
+    for (int64_t p = 0; p < args.rows.count; p++) total += args.factors[p] != nullptr ? tiles(*args.factors[p]) : 0;
+    int64_t begin, end, before = 0;
+    worker.range(total, begin, end);
+    for (int64_t p = 0; p < args.rows.count; p++) {
+        if (args.factors[p] == nullptr) continue;
+        const int64_t count = tiles(*args.factors[p]);
+        const int64_t from = std::max<int64_t>(begin - before, 0), to = std::min(end - before, count);
+        if (from < to) f(p, from, to);
+        before += count;
+    }
+}
+
+// Outputs of tiles [from, to) of `m` for the rows of a panel: done(in_panel, column, values, width).
+template <class Source, class Done>
+void product(const Kernels& kernels, const Matrix& m, int rows, int64_t from, int64_t to, uint32_t* panel,
+             Source source, Done done) {
+    for (int i = 0; i < rows; i++) kernels.fill_panel(Act::f32, source(i), m.k, panel, rows, i);
+    alignas(64) float y[kBlockLimit];
+    const int64_t at_once = kernels.tiles_at_once[rows];
+    for (int64_t tile = from; tile < to; tile += at_once) {
+        const int count = static_cast<int>(std::min(at_once, to - tile));
+        const int64_t ld = int64_t{count} * kTile, column = tile * kTile;
+        kernels.tiles[static_cast<int>(Format::f32)][static_cast<int>(Act::f32)](
+            {m.data + tile * m.tile_bytes, m.tile_bytes, count, panel, rows, even(m.k), y, ld});
+        for (int i = 0; i < rows; i++) done(i, column, y + i * ld, std::min(ld, m.n - column));
+    }
+}
+
+// Where y and z are two: rows that get nothing.
+void copy_others(const LoraArgs& args, const Worker& worker) {
+    if (args.y.data == args.z) return;
+    int64_t begin, end;
+    worker.range(args.all_rows, begin, end);
+    for (int64_t row = begin; row < end; row++) {
+        bool adapted = false;
+        for (int64_t p = 0; p < args.rows.count && !adapted; p++) {
+            const LoraPanel& panel = args.rows.panels[p];
+            adapted = args.factors[p] != nullptr && std::find(args.rows.rows + panel.begin, args.rows.rows + panel.end,
+                                                              row) != args.rows.rows + panel.end;
+        }
+        if (!adapted) std::memcpy(args.z + row * args.ldz, args.y.data + row * args.y.ld, args.width * sizeof(float));
+    }
+}
+
+}  // namespace
+
+void lora(const Kernels& kernels, const LoraArgs& args, const Worker& worker) {
+    copy_others(args, worker);
+    float* inner = reinterpret_cast<float*>(args.shared);
+    uint32_t* panel = reinterpret_cast<uint32_t*>(worker.scratch);
+    const int64_t ld = tiles_of(args.rank) * kTile;
+    share(
+        args, worker, [](const LoraFactors& f) { return f.a.tiles; },
+        [&](int64_t p, int64_t from, int64_t to) {
+            const LoraPanel& at = args.rows.panels[p];
+            const int32_t* rows = args.rows.rows + at.begin;
+            product(
+                kernels, args.factors[p]->a, static_cast<int>(at.end - at.begin), from, to, panel,
+                [&](int i) { return args.x.data + rows[i] * args.x.ld; },
+                [&](int i, int64_t column, const float* y, int64_t width) {
+                    std::memcpy(inner + (at.begin + i) * ld + column, y, width * sizeof(float));
+                });
+        });
+    worker.barrier();
+    share(
+        args, worker, [](const LoraFactors& f) { return f.b.tiles; },
+        [&](int64_t p, int64_t from, int64_t to) {
+            const LoraPanel& at = args.rows.panels[p];
+            const int32_t* rows = args.rows.rows + at.begin;
+            const float scale = args.factors[p]->scale;
+            product(
+                kernels, args.factors[p]->b, static_cast<int>(at.end - at.begin), from, to, panel,
+                [&](int i) { return inner + (at.begin + i) * ld; },
+                [&](int i, int64_t column, const float* add, int64_t width) {
+                    const float* y = args.y.data + rows[i] * args.y.ld + column;
+                    float* z = args.z + rows[i] * args.ldz + column;
+                    for (int64_t j = 0; j < width; j++) z[j] = y[j] + scale * add[j];
+                });
+        });
+}
+
+int64_t lora_shared_bytes(int64_t rows, int64_t rank) { return rows * tiles_of(rank) * kTile * 4; }
+
+int64_t lora_scratch_bytes(int64_t k, int64_t rank) { return even(std::max(k, rank)) * kRowsLimit * 4; }
+
+}  // namespace penstock
