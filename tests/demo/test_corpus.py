@@ -105,6 +105,8 @@ def test_the_list_of_questions_is_the_generated_one() -> None:
     assert [{k: v for k, v in line.items() if k != "id"} for line in lines] == questions.questions()
     assert len(lines) >= 150
     assert sum(line["held_out"] for line in lines) >= 150
+    trained = {form.casefold() for item in ITEMS for form in item.ask}
+    assert not trained & {line["turns"][0].casefold() for line in lines if line["held_out"]}
 
 
 def test_a_wrong_answer_is_seen_as_wrong() -> None:
