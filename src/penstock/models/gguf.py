@@ -14,7 +14,8 @@ from typing import Any
 from penstock.errors import CheckpointError, UnsupportedError, nearest
 from penstock.models.architecture import Architecture, Block, Norm
 from penstock.models.family import Config, Family
-from penstock.models.gguf_facts import KINDS, Kind, Meta, TensorOf
+from penstock.models.gguf_facts import KINDS, Kind
+from penstock.models.gguf_meta import Meta, TensorOf
 from penstock.models.rules import Permute, Rule, Transform, ignore, rename, split, stack
 
 KEY = "gguf"
