@@ -27,6 +27,14 @@ struct Matrix {
     const std::byte* data;
 };
 
+// `count` tiles of a matrix from tile `first`: the output rows 16 * first and on.
+inline Matrix part_of(Matrix m, int64_t first, int64_t count) {
+    m.n = m.n - first * kTile < count * kTile ? m.n - first * kTile : count * kTile;
+    m.tiles = count;
+    m.data += first * m.tile_bytes;
+    return m;
+}
+
 // Bytes of one tile / of the whole packed matrix.
 int64_t tile_bytes(Format format, int64_t k);
 inline int64_t matrix_bytes(Format format, int64_t n, int64_t k) {

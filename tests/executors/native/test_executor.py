@@ -72,8 +72,9 @@ def test_environment_is_honoured_and_arguments_go_first(monkeypatch: pytest.Monk
 
 
 def test_an_op_it_does_not_have() -> None:
-    with pytest.raises(UnsupportedError, match="moe"):
-        NativeExecutor(build(ARCHITECTURES["moe"]), limits())
+    op = replace(LLAMA.ops[-1], kind="all_reduce")
+    with pytest.raises(UnsupportedError, match="no 'all_reduce' yet"):
+        NativeExecutor(LLAMA.with_ops((*LLAMA.ops, op)), limits())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,27 @@
+// Sparse mixture of experts: every expert sees the rows that chose it, the others cost nothing.
+#pragma once
+#include "ops/ops.h"
+
+namespace penstock {
+
+// p = softmax(router row); the top_k largest (the lowest index of equals), divided by their sum if `renormalise`;
+// y = sum over them, by index, of p_e * down_e(activation(x gate_e^T) * (x up_e^T)).
+struct MoeArgs {
+    int64_t rows, hidden, width, experts, top_k;
+    bool renormalise;
+    Activation activation;
+    Act act, act_down;   // what the inputs of gate and up, and of down, are turned into
+    const Matrix* gate;  // [experts] of [width, hidden]
+    const Matrix* up;
+    const Matrix* down;  // [experts] of [hidden, width]
+    Rows x, router;
+    float* y;  // neither x nor router
+    int64_t ldy;
+    std::byte* shared;  // moe_shared_bytes(most rows), 64-byte aligned
+};
+void moe(const Kernels&, const MoeArgs&, const Worker&);
+// Sizes and activations of `args` count, not its pointers.
+int64_t moe_shared_bytes(const MoeArgs& args, int64_t rows);
+int64_t moe_scratch_bytes(const MoeArgs& args, int64_t rows);  // private, of each worker
+
+}  // namespace penstock
