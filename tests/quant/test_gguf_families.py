@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock.checkpoints.folder import Checkpoint
-from penstock.errors import CheckpointError, UnsupportedError
+from penstock.errors import CheckpointError, PenstockError, UnsupportedError
 from penstock.models.architecture import Rope, RopeScaling
+from penstock.models.registry import resolve
 from penstock.models.rope import frequencies, inverse
 from tests.checkpoints.gguf_files import write
 from tests.harness import open_runner
@@ -124,7 +127,15 @@ def factors(name: str, c: dict[str, Any]) -> dict[str, Array]:
     return {"rope_freqs.weight": plain / np.array(frequencies(Rope(dim, theta, scaling=rule)).inv_freq, np.float32)}
 
 
-def convert(name: str, path: Path, config: dict[str, Any] | None = None, **more: Any) -> tuple[Path, dict[str, Any]]:
+def convert(
+    name: str,
+    path: Path,
+    config: dict[str, Any] | None = None,
+    old: bool = False,
+    turn: int | None = None,
+    extra: dict[str, Array] | None = None,
+    **more: Any,
+) -> tuple[Path, dict[str, Any]]:
     """The fixture ``name`` as a GGUF file, and the configuration that it stands for."""
     gguf = pytest.importorskip("gguf")
     arch, library, change, metadata, other = CASES[name]
@@ -146,9 +157,14 @@ def convert(name: str, path: Path, config: dict[str, Any] | None = None, **more:
                 found = names.get_name(changed, try_suffixes=(".weight", ".bias"))
                 assert found is not None, changed
                 tensors[found] = w
-        tensors |= {names.get_name(k, try_suffixes=(".weight",)): np.stack(v) for k, v in stacks.items()}
+        for stacked, parts in stacks.items():
+            found = names.get_name(stacked, try_suffixes=(".weight",))
+            apart = {found.replace("_exps", f".{e}"): w for e, w in enumerate(parts)}
+            tensors |= apart if old else {found: np.stack(parts)}
     facts = usual({"intermediate_size": 0, **config}, arch, **{**metadata, **more})
-    tensors |= factors(name, config)
+    tensors |= factors(name, config) | (extra or {})
+    if turn is not None:
+        facts["tokenizer.ggml.eot_token_id"] = turn
     facts |= {"general.architecture": arch, "tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.bos_token_id": 1}
     return write(path / f"{name}.gguf", facts, tensors), {**config, **other}
 
@@ -164,6 +180,19 @@ def test_the_file_is_the_checkpoint(name: str, tmp_path: Path) -> None:
     assert np.abs(found - expected).max() < 2e-5 * max(1.0, float(expected.std()))
     with Checkpoint.open(path) as checkpoint:
         assert (checkpoint.config["bos_token_id"], checkpoint.config["eos_token_id"]) == (1, 2)
+
+
+def test_experts_apart_as_files_had_them_before_2024(tmp_path: Path) -> None:
+    path, config = convert("qwen3_moe", tmp_path, old=True)
+    ids = list(range(40))
+    with open_runner(golden("qwen3_moe") / "ckpt", config=config) as one, open_runner(path) as other:
+        assert np.abs(one.prefill(ids) - other.prefill(ids)).max() < 2e-5
+
+
+def test_the_end_of_a_turn_ends_an_answer(tmp_path: Path) -> None:
+    path, _ = convert("llama", tmp_path, turn=7)
+    with Checkpoint.open(path) as checkpoint:
+        assert checkpoint.config["eos_token_id"] == [2, 7]
 
 
 def test_llama_3_s_factors_are_known_again(tmp_path: Path) -> None:
@@ -190,3 +219,49 @@ def test_metadata_that_makes_no_sense_is_told(tmp_path: Path) -> None:
         path, _ = convert("llama", tmp_path, **{key: value, **({"rope.scaling.factor": 2.0} if "type" in key else {})})
         with pytest.raises((CheckpointError, UnsupportedError), match=said), open_runner(path):
             pass
+
+
+ODD = st.one_of(
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 9),
+    st.floats(width=32),
+    st.booleans(),
+    st.sampled_from(["linear", "yarn", "longrope", ""]),
+    st.lists(st.integers(0, 9), min_size=1, max_size=4),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(name=st.sampled_from(sorted(CASES)), data=st.data())
+def test_any_metadata_make_a_model_or_a_message(
+    name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Facts of a sound file, some of them changed or gone, and tensors of other shapes."""
+    arch, _, _, metadata, _ = CASES[name]
+    with Checkpoint.open(golden(name) / "ckpt", weights=False) as checkpoint:
+        facts = usual({"intermediate_size": 0, **checkpoint.config}, arch, **metadata)
+    for key in data.draw(st.sets(st.sampled_from(sorted(facts)), max_size=3)):
+        facts[key] = data.draw(ODD)
+    for key in data.draw(st.sets(st.sampled_from(sorted(facts)), max_size=2)):
+        del facts[key]
+    shapes = {"token_embd.weight": (30, 72), "blk.0.ffn_up.weight": (8, 72), "blk.0.ffn_up_exps.weight": (2, 8, 72)}
+    shapes |= data.draw(st.dictionaries(
+        st.sampled_from([*shapes, "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight",
+                         "blk.0.attn_qkv.weight", "output.weight"]),
+        st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple), max_size=4,
+    ))  # fmt: skip
+    path = tmp_path_factory.getbasetemp() / "odd.gguf"
+    write(path, {**facts, "general.architecture": arch}, {n: np.ones(s, np.float32) for n, s in shapes.items()})
+    try:
+        with Checkpoint.open(path) as checkpoint:
+            resolve(checkpoint.config).architecture(checkpoint.config)
+    except PenstockError as error:
+        if "\n" in str(error):
+            raise
+
+
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_rotary_factors_of_another_length_are_told(tmp_path: Path, count: int) -> None:
+    path, _ = convert("llama", tmp_path, extra={"rope_freqs.weight": np.ones(count, np.float32)})
+    with pytest.raises(CheckpointError, match=f"rope_freqs.weight has {count} factors for"):
+        Checkpoint.open(path)

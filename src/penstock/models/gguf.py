@@ -46,6 +46,9 @@ def config(metadata: Mapping[str, Any], shapes: Shapes, tensor: TensorOf) -> dic
         token = metadata.get(f"tokenizer.ggml.{key}_token_id")
         if isinstance(token, int):
             made[f"{key}_token_id"] = token
+    turn = metadata.get("tokenizer.ggml.eot_token_id")
+    if isinstance(turn, int) and turn != made.get("eos_token_id"):  # ends an answer as well
+        made["eos_token_id"] = [made["eos_token_id"], turn] if "eos_token_id" in made else turn
     return {**made, KEY: name}
 
 

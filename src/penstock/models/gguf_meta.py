@@ -133,10 +133,12 @@ class Meta:
 
     def _llama3(self, factors: list[float], theta: float, dim: int) -> Facts:
         """Llama 3's factors as the rule that made them; any others as they are."""
+        if dim < 2 or dim % 2 or len(factors) != dim // 2 or theta <= 1:
+            raise CheckpointError(f"rope_freqs.weight has {len(factors)} factors for {dim} rotated elements of a head")
         for factor in (8.0, 32.0, 16.0, 4.0):
             scaling = RopeScaling("llama3", factor=factor, original_length=8192)
-            rule = np.asarray(frequencies(Rope(dim, theta, scaling=scaling)).inv_freq) * np.asarray(factors[: dim // 2])
-            if len(factors) == dim // 2 and np.allclose(rule, inverse(theta, dim), rtol=1e-5):
+            rule = np.asarray(frequencies(Rope(dim, theta, scaling=scaling)).inv_freq) * np.asarray(factors)
+            if np.allclose(rule, inverse(theta, dim), rtol=1e-5):
                 return {
                     "rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                     "original_max_position_embeddings": 8192,
