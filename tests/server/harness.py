@@ -251,13 +251,15 @@ class Scripted:
 
     def __init__(self, executor: Any, script: str = "") -> None:
         self._executor = executor
-        self.script = script.encode()
+        self.script: bytes | None = script.encode()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._executor, name)
 
     def run(self, batch: Any) -> Any:
         output = self._executor.run(batch)
+        if self.script is None:
+            return output
         sampling = batch.sampling
         for i in range(len(output.token_ids)):
             if sampling.target[i] < 0:
@@ -274,3 +276,7 @@ class Talker:
 
     def say(self, text: str) -> None:
         self._scripted.script = text.encode()
+
+    def free(self) -> None:
+        """Let the model speak for itself."""
+        self._scripted.script = None

@@ -69,7 +69,7 @@ def test_errors_are_the_clients_kinds(talker, client):
     for fields in (
         {}, {"messages": HELLO}, {"messages": [{"role": "user", "content": [{"type": "image"}]}], "max_tokens": 5},
         {"messages": HELLO, "max_tokens": 5, "tools": [{"type": "bash_20250124", "name": "bash"}]},
-        {"messages": HELLO, "max_tokens": 5, "tools": TOOLS, "tool_choice": {"type": "any"}},
+        {"messages": HELLO, "max_tokens": 5, "tools": TOOLS, "tool_choice": {"type": "tool", "name": "x"}},
         {"messages": HELLO, "max_tokens": 5, "tool_choice": {"type": "what"}}, {"messages": [], "max_tokens": 5},
         {"messages": HELLO, "max_tokens": 5, "sytem": "x"}, {"messages": [{"role": "user"}], "max_tokens": 5},
     ):  # fmt: skip

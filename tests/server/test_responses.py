@@ -86,7 +86,7 @@ def test_the_outcome_of_a_call_is_given_back(talker, client):
     [
         {}, {"input": 5}, {"input": []}, {"input": [{"type": "computer_call"}]}, {"input": "x", "background": True},
         {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, {"input": "x", "conversation": "c"},
-        {"input": "x", "tools": [{"type": "web_search"}]}, {"input": "x", "text": {"format": {"type": "json_object"}}},
+        {"input": "x", "tools": [{"type": "web_search"}]}, {"input": "x", "text": {"format": {"type": "xml"}}},
         {"input": "x", "max_output_tokens": 10**9}, {"input": "x", "truncation": "auto"}, {"input": "x", "inptu": 1},
         {"input": [{"role": "boss", "content": "x"}]}, {"input": [{"type": "function_call", "name": 5}]},
     ],

@@ -105,7 +105,7 @@ def test_a_stop_sequence_is_kept_in_the_text(server):
         ({"truncate": 0}, "truncate"), ({"truncate": 10**9}, "truncate"), ({"stop": [""]}, "stop"),
         ({"max_new_tokens": 0}, "max_tokens"), ({"max_new_tokens": 10**9}, "max_tokens"),
         ({"watermark": True}, "watermark"),
-        ({"typical_p": 0.5}, "typical_p"), ({"grammar": {"type": "regex", "value": "a"}}, "grammar"),
+        ({"typical_p": 0.5}, "typical_p"), ({"grammar": {"type": "regex", "value": 5}}, "grammar"),
         ({"seed": "x"}, "seed"), ({"max_new_token": 3}, "max_new_tokens"), ({"adapter_id": "x"}, "adapter_id"),
     ],
 )  # fmt: skip

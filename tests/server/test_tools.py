@@ -164,7 +164,7 @@ def test_reasoning_is_told_apart(talker, client):
     [
         ({"tools": [{"type": "function"}]}, "tools"), ({"tools": [{"function": {"name": "a b"}}]}, "tools"),
         ({"tools": TOOLS * 100}, "tools"), ({"tools": TOOLS, "tool_choice": "maybe"}, "tool_choice"),
-        ({"tools": TOOLS, "tool_choice": "required"}, "tool_choice"), ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [{"type": "function", "function": {"name": "a", "parameters": []}}]}, "tools"),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
         ({"tools": TOOLS, "tool_choice": {"function": 5}}, "tool_choice"), ({"tools": [5]}, "tools[0]"),

@@ -42,7 +42,10 @@ class Answers:
         self.usage.prompt = sum(len(p.token_ids) for p in prompts)
 
         async def one(i: int, prompt: Prompt) -> None:
-            self._streams[i] = await served.llm.submit(prompt, params, f"http-{uuid4().hex}", **(options or {}))
+            mine = dict(options or {})
+            if "constraint" in mine:
+                mine["constraint"] = mine["constraint"].fork()
+            self._streams[i] = await served.llm.submit(prompt, params, f"http-{uuid4().hex}", **mine)
 
         try:
             if len(prompts) == 1:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from penstock.errors import ExecutionError, OverloadedError, PenstockError, RequestError
+from penstock.errors import ExecutionError, MissingDependencyError, OverloadedError, PenstockError, RequestError
 
 logger = logging.getLogger(__name__)
 
@@ -57,5 +57,9 @@ def problem(error: BaseException) -> Problem:
         return Problem(error.status, error.kind, str(error))
     if isinstance(error, asyncio.CancelledError):
         return Problem(503, "shutting_down", "the server is shutting down", headers={"Retry-After": "5"})
+    if isinstance(error, MissingDependencyError):
+        return Problem(501, error.kind, str(error))
+    if isinstance(error, RecursionError):
+        return Problem(400, "invalid_request", "the body is nested too deeply")
     logger.error("a request failed", exc_info=error)
     return Problem(500, "internal_error", "internal error; the server's log has the details")

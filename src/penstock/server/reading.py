@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from penstock.chat import template
 from penstock.errors import PenstockError, RequestError
 from penstock.server.state import Served, State
+from penstock.server.tools.check import Offer
 from penstock.server.tools.formats import FORMATS, SHOWS_CONTROL, detect
 from penstock.server.tools.pieces import Parser, Piece, Reasoning, Text, ToolCall, held_back
 
@@ -38,8 +38,8 @@ class Reading:
         return _Both(calls, self.reasons, self.starts_inside, self.parallel)
 
 
-def reading(state: State, served: Served, names: Collection[str], prompt: str, *, parallel: bool = True) -> Reading:
-    """For a request that offers the functions ``names``; ``prompt`` is its rendered text.
+def reading(state: State, served: Served, offer: Offer, prompt: str, *, parallel: bool = True) -> Reading:
+    """For a request that makes ``offer``; ``prompt`` is its rendered text.
 
     Raises ``RequestError`` for tools where the model's template knows none.
     """
@@ -48,7 +48,7 @@ def reading(state: State, served: Served, names: Collection[str], prompt: str, *
     except PenstockError:
         source = ""
     kind = None
-    if names:
+    if offer.names:
         kind = tool_format(state, source, served.llm.model.family.name)
         if kind is None:
             raise RequestError(
@@ -56,9 +56,11 @@ def reading(state: State, served: Served, names: Collection[str], prompt: str, *
                 "--tool-call-parser and a template that shows them",
                 "tools",
             )
+    if offer.must:
+        return Reading("forced", offer.names, parallel=parallel)
     reasons = state.options.reasoning and THOUGHT in source
     inside = reasons and prompt.rstrip().endswith(THINK)
-    return Reading(kind, tuple(names), reasons, inside, parallel)
+    return Reading(kind, offer.names, reasons, inside, parallel)
 
 
 def tool_format(state: State, source: str, family: str) -> str | None:

@@ -11,6 +11,9 @@ from penstock.server.http import Call
 from penstock.server.prompts import render_chat
 from penstock.server.reading import Reading, reading
 from penstock.server.state import Served
+from penstock.server.structured import use as structured
+from penstock.server.structured.grammar import Grammar
+from penstock.server.tools.check import Offer
 from penstock.server.tools.pieces import Piece, Reasoning, Text, ToolCall
 from penstock.types import CompletionOutput, Message, RequestMetrics, RequestOutputKind, SamplingParams
 
@@ -78,29 +81,32 @@ async def begin(
     messages: Sequence[Message],
     params: SamplingParams,
     *,
-    names: Sequence[str] = (),
+    offer: Offer = Offer(),  # noqa: B008
+    grammar: Grammar | None = None,
     tools: Sequence[Mapping[str, Any]] | None = None,
     parallel: bool = True,
     stream: bool = False,
     kwargs: Mapping[str, Any] | None = None,
     reasoning: bool = True,
 ) -> Turn:
-    """Render, encode and submit. ``names``: the functions that may be called, of ``tools``."""
+    """Render, encode and submit. ``offer``: what may be called, of ``tools``."""
     continued = bool(messages) and messages[-1].get("role") == "assistant" and bool(messages[-1].get("content"))
     prompt = await render_chat(
         served.llm,
         messages,
-        tools=tools if names else None,
+        tools=tools if offer.names else None,
         add_generation_prompt=not continued,
         continue_final_message=continued,
         kwargs=kwargs,
     )
-    how = reading(call.state, served, names, prompt.text or "", parallel=parallel)
+    how = reading(call.state, served, offer, prompt.text or "", parallel=parallel)
     if not reasoning:
         how = replace(how, reasons=False)
     kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
     skip = params.skip_special_tokens and not how.shows_control
-    answers = await Answers.submit(served, [prompt], replace(params, output_kind=kind, skip_special_tokens=skip))
+    options = await structured.engine_options(call.state, served, grammar, offer, tools, parallel=parallel)
+    params = replace(params, output_kind=kind, skip_special_tokens=skip)
+    answers = await Answers.submit(served, [prompt], params, options)
     return Turn(served, answers, how)
 
 

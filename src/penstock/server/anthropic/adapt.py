@@ -7,6 +7,7 @@ from typing import Any
 
 from penstock.errors import RequestError
 from penstock.server.http import encode
+from penstock.server.structured.grammar import Grammar, from_response_format
 from penstock.server.tools.pieces import Piece, Reasoning, Text, ToolCall, read_json
 
 STOPS = {"length": "max_tokens", "tool_calls": "tool_use", "stop": "end_turn"}
@@ -79,6 +80,14 @@ def functions(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]
         }
         found.append({"type": "function", "function": {k: v for k, v in function.items() if v is not None}})
     return found
+
+
+def grammar(config: Mapping[str, Any] | None, old: Mapping[str, Any] | None) -> Grammar | None:
+    """``output_config.format`` (or the older ``output_format``): a JSON schema, or nothing."""
+    given = (config or {}).get("format") or old
+    if given is not None and not isinstance(given, Mapping):
+        raise RequestError("output_config.format must be an object", "output_config")
+    return from_response_format(given, "output_config")
 
 
 def choice(given: Mapping[str, Any] | None) -> tuple[str | dict[str, Any] | None, bool]:

@@ -32,7 +32,7 @@ async def messages(call: Call) -> Reply | Stream:
     served = call.state.find(request.model)
     tools = adapt.functions(request.tools)
     chosen, parallel = adapt.choice(request.tool_choice)
-    names = check_tools(tools, chosen)
+    offer = check_tools(tools, chosen)
     generation = Generation(
         max_tokens=request.max_tokens, temperature=request.temperature, top_k=request.top_k, top_p=request.top_p,
         stop=request.stop_sequences,
@@ -40,7 +40,9 @@ async def messages(call: Call) -> Reply | Stream:
     params = openai.sampling_params(generation, call.state.default_params(served))
     turn = await begin(
         call, served, adapt.messages(request.messages, request.system), params,
-        names=names, tools=tools, parallel=parallel, stream=bool(request.stream),
+        offer=offer,
+        grammar=adapt.grammar(request.output_config, request.output_format), tools=tools,
+        parallel=parallel, stream=bool(request.stream),
     )  # fmt: skip
     name, wished = f"msg_{call.request_id}", request.stop_sequences or []
     if request.stream:

@@ -20,6 +20,8 @@ class MessagesRequest(msgspec.Struct, kw_only=True):
     tools: list[dict[str, Any]] | None = None
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
+    output_config: dict[str, Any] | None = None
+    output_format: dict[str, Any] | None = None
 
 
 HARMLESS = frozenset({"metadata", "service_tier", "cache_control", "inference_geo", "betas"})
@@ -27,7 +29,5 @@ _NOT_HERE = "is not available in this version: leave it out"
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "container": ((), _NOT_HERE),
     "mcp_servers": (([],), _NOT_HERE),
-    "output_config": ((), "asks for constrained output, which is not available in this version: leave it out"),
-    "output_format": ((), "asks for constrained output, which is not available in this version: leave it out"),
     "context_management": ((), _NOT_HERE),
 }

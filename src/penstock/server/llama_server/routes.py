@@ -20,6 +20,8 @@ from penstock.server.openai.completions import prompt_items
 from penstock.server.prompts import encode_prompts, render_chat
 from penstock.server.sse import event
 from penstock.server.state import Served
+from penstock.server.structured import use as structured
+from penstock.server.structured.grammar import from_llama_server
 from penstock.types import CompletionOutput, RequestMetrics, RequestOutput, RequestOutputKind, SamplingParams
 
 SAME = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "stop", "ignore_eos")
@@ -37,7 +39,9 @@ async def completion(call: Call) -> Reply | Stream:
     prompts = await encode_prompts(served.llm, items)
     if len(prompts) > 1 and request.stream:
         raise RequestError("several prompts cannot be streamed: leave out stream", "prompt")
-    answers = await Answers.submit(served, prompts, params)
+    grammar = from_llama_server(request.grammar, request.json_schema)
+    options = await structured.engine_options(call.state, served, grammar)
+    answers = await Answers.submit(served, prompts, params, options)
     if request.stream:
         return Stream(_events(request, served, answers, params), lambda p: event(error(p)[1]), answers.close)
     outputs = await answers.finals()

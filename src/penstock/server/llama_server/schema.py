@@ -26,6 +26,8 @@ class CompletionRequest(msgspec.Struct, kw_only=True):
     stream: bool | None = None
     return_tokens: bool | None = None
     n_keep: int | None = None
+    grammar: str | None = None
+    json_schema: dict[str, Any] | None = None
 
 
 HARMLESS = frozenset({
@@ -33,10 +35,7 @@ HARMLESS = frozenset({
     "min_keep", "return_progress", "api_key", "n_ctx",
 })  # fmt: skip
 _NOT_YET = "is not available in this version: leave it out"
-_CONSTRAINED = "asks for constrained output, which is not available in this version: leave it out"
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "grammar": (("",), _CONSTRAINED),
-    "json_schema": (({},), _CONSTRAINED),
     "mirostat": ((0,), _NOT_YET),
     "typical_p": ((1, 1.0), _NOT_YET),
     "dynatemp_range": ((0, 0.0), _NOT_YET),

@@ -28,6 +28,8 @@ from penstock.server.ollama.schema import (
 from penstock.server.prompts import encode_prompts
 from penstock.server.reading import Reading
 from penstock.server.state import Served
+from penstock.server.structured import use as structured
+from penstock.server.structured.grammar import from_ollama
 from penstock.server.tools.check import check_tools
 from penstock.server.tools.pieces import Piece, Reasoning, Text, ToolCall, read_json
 from penstock.server.turn import Turn, begin, merged
@@ -45,13 +47,14 @@ async def chat(call: Call) -> Reply | Stream:
         return reply(
             {**_head(served), "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "load"}
         )
-    names = check_tools(request.tools, None)
+    offer = check_tools(request.tools, None)
     turn = await begin(
         call,
         served,
         [_message(m) for m in request.messages],
         _params(call, served, request),
-        names=names,
+        offer=offer,
+        grammar=from_ollama(request.format),
         tools=request.tools,
         stream=request.stream is not False,
         kwargs=_thinking(request),
@@ -80,8 +83,11 @@ async def generate(call: Call) -> Reply | Stream:
     params, stream = _params(call, served, request), request.stream is not False
     if request.raw:
         prompts = await encode_prompts(served.llm, [request.prompt])
+        options = await structured.engine_options(call.state, served, from_ollama(request.format))
         kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
-        turn = Turn(served, await Answers.submit(served, prompts, replace(params, output_kind=kind)), Reading())
+        turn = Turn(
+            served, await Answers.submit(served, prompts, replace(params, output_kind=kind), options), Reading()
+        )
     else:
         messages: list[Message] = [{"role": "system", "content": request.system}] if request.system else []
         messages.append({"role": "user", "content": request.prompt})
@@ -139,10 +145,6 @@ def _done(turn: Turn, began: float) -> dict[str, Any]:
 
 
 def _params(call: Call, served: Served, request: Common) -> SamplingParams:
-    if request.format not in (None, ""):
-        raise RequestError(
-            "format asks for constrained output, which is not available in this version: leave it out", "format"
-        )
     given = read(request.options or {}, Options, HARMLESS_OPTIONS, REFUSED_OPTIONS)
     values: dict[str, Any] = {k: v for k in SAME if (v := getattr(given, k)) is not None}
     if given.repeat_penalty is not None:

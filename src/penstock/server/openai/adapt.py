@@ -10,6 +10,7 @@ from penstock.errors import RequestError
 from penstock.server.answers import Usage
 from penstock.server.openai.schema import Generation
 from penstock.server.prompts import Truncation
+from penstock.server.structured.grammar import Grammar, from_response_format, from_structured_outputs
 from penstock.types import Logprob, RequestMetrics, RequestOutputKind, SamplingParams, TokenLogprobs
 
 if TYPE_CHECKING:
@@ -59,6 +60,15 @@ def engine_options(request: Generation) -> dict[str, Any]:
             raise RequestError(f"cache_salt must have 1 to {MAX_SALT} characters", "cache_salt")
         options["cache_salt"] = request.cache_salt
     return options
+
+
+def grammar(request: Generation) -> Grammar | None:
+    """What the answer must be, by ``response_format`` or ``structured_outputs``."""
+    one = from_response_format(request.response_format)
+    other = from_structured_outputs(request.structured_outputs)
+    if one is not None and other is not None:
+        raise RequestError("give response_format or structured_outputs, not both", "structured_outputs")
+    return one or other
 
 
 def truncation(request: Generation, max_model_len: int) -> Truncation | None:

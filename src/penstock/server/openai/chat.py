@@ -18,6 +18,7 @@ from penstock.server.prompts import render_chat
 from penstock.server.reading import Reading, reading
 from penstock.server.sse import DONE, HOLE, Template, event
 from penstock.server.state import Served
+from penstock.server.structured import use as structured
 from penstock.server.tools.check import check_tools
 from penstock.server.tools.pieces import Parser, ToolCall
 from penstock.types import CompletionOutput, RequestOutput, SamplingParams
@@ -30,11 +31,12 @@ async def chat(call: Call) -> Reply | Stream:
     served = call.state.find(request.model)
     name = adapt.answer_id("chatcmpl", request, call.request_id)
     work = _Chat(request, served, name, call.state.default_params(served))
-    names = check_tools(request.tools, request.tool_choice)
+    offer = check_tools(request.tools, request.tool_choice)
+    grammar = adapt.grammar(request)
     prompt = await render_chat(
         served.llm,
         request.messages,
-        tools=request.tools if names else None,
+        tools=request.tools if offer.names else None,
         documents=request.documents,
         add_generation_prompt=request.add_generation_prompt is not False,
         continue_final_message=bool(request.continue_final_message),
@@ -42,10 +44,11 @@ async def chat(call: Call) -> Reply | Stream:
         truncation=adapt.truncation(request, served.llm.model.max_model_len),
     )
     parallel = request.parallel_tool_calls is not False
-    work.reading = reading(call.state, served, names, prompt.text or "", parallel=parallel)
+    work.reading = reading(call.state, served, offer, prompt.text or "", parallel=parallel)
+    constrained = await structured.engine_options(call.state, served, grammar, offer, request.tools, parallel=parallel)
     if work.reading.shows_control:
         work.params = replace(work.params, skip_special_tokens=False)
-    answers = await Answers.submit(served, [prompt], work.params, adapt.engine_options(request))
+    answers = await Answers.submit(served, [prompt], work.params, {**adapt.engine_options(request), **constrained})
     if request.stream:
         return Stream(work.chunks(answers), lambda p: event(error_body(p)) + DONE, answers.close)
     (output,) = await answers.finals()
@@ -196,13 +199,6 @@ def _check_fields(request: ChatRequest) -> None:
     top = request.top_logprobs
     if top is not None and not 0 <= top <= MAX_TOP_LOGPROBS:
         raise RequestError(f"top_logprobs must be from 0 to {MAX_TOP_LOGPROBS}, got {top}", "top_logprobs")
-    kind = (request.response_format or {}).get("type", "text")
-    if kind != "text":
-        raise RequestError(
-            f"response_format of type {kind!r} asks for constrained output, which is not available in this version: "
-            "use {'type': 'text'}",
-            "response_format",
-        )
     if request.continue_final_message and request.add_generation_prompt:
         raise RequestError(
             "continue_final_message and add_generation_prompt exclude each other", "continue_final_message"

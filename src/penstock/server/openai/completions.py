@@ -18,6 +18,7 @@ from penstock.server.openai.schema import HARMLESS, REFUSED, CompletionRequest
 from penstock.server.prompts import MAX_PROMPTS, PromptItem, encode_prompts
 from penstock.server.sse import DONE, HOLE, Template, event
 from penstock.server.state import Served
+from penstock.server.structured import use as structured
 from penstock.types import CompletionOutput, RequestOutput, SamplingParams
 
 MAX_LOGPROBS = 20
@@ -36,7 +37,9 @@ async def completions(call: Call) -> Reply | Stream:
         add_special_tokens=request.add_special_tokens is not False,
         truncation=adapt.truncation(request, served.llm.model.max_model_len),
     )
-    answers = await Answers.submit(served, prompts, work.params, adapt.engine_options(request))
+    constrained = await structured.engine_options(call.state, served, adapt.grammar(request))
+    options = {**adapt.engine_options(request), **constrained}
+    answers = await Answers.submit(served, prompts, work.params, options)
     if request.stream:
         return Stream(work.chunks(answers, prompts), lambda p: event(error_body(p)) + DONE, answers.close)
     outputs = await answers.finals()

@@ -49,6 +49,8 @@ class Generation(msgspec.Struct, kw_only=True):
     request_id: str | None = None
     echo: bool | None = None
     return_metrics: bool | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
 
 
 class CompletionRequest(Generation, kw_only=True):
@@ -66,7 +68,6 @@ class ChatRequest(Generation, kw_only=True):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    response_format: dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -99,7 +100,7 @@ HARMLESS = frozenset({
 """Names that clients send and that cannot change the text of an answer here."""
 
 _NOT_YET = "is not available in this version: leave it out"
-_CONSTRAINED = "asks for constrained output, which is not available in this version: leave it out"
+_CONSTRAINED = "is an old name: use structured_outputs"
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "suffix": (("",), "asks for text in the middle, which these models are not trained for: leave it out"),
     "use_beam_search": ((False,), _NOT_YET),
@@ -108,7 +109,6 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "bad_words": (([],), _NOT_YET),
     "logprob_token_ids": (([],), _NOT_YET),
     "prompt_embeds": ((), "is not accepted: requests bring text or token ids"),
-    "structured_outputs": ((), _CONSTRAINED),
     "guided_json": ((), _CONSTRAINED),
     "guided_regex": ((), _CONSTRAINED),
     "guided_choice": ((), _CONSTRAINED),

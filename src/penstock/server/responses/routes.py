@@ -21,6 +21,7 @@ from penstock.server.responses.schema import HARMLESS, REFUSED, ResponsesRequest
 from penstock.server.responses.store import Kept, Store
 from penstock.server.sse import named_event
 from penstock.server.state import Served
+from penstock.server.structured.grammar import from_response_format
 from penstock.server.tools.check import check_tools
 from penstock.server.turn import Turn, begin
 
@@ -30,7 +31,7 @@ async def create(call: Call) -> Reply | Stream:
     _check(request)
     served = call.state.find(request.model)
     tools = adapt.functions(request.tools)
-    names = check_tools(tools, request.tool_choice)
+    offer = check_tools(tools, request.tool_choice)
     before = _before(call, request.previous_response_id)
     messages = [*before, *adapt.messages(request.input)]
     shown: list[dict[str, Any]] = [{"role": "system", "content": request.instructions}] if request.instructions else []
@@ -41,11 +42,13 @@ async def create(call: Call) -> Reply | Stream:
     params = openai.sampling_params(generation, call.state.default_params(served))
     effort = (request.reasoning or {}).get("effort")
     turn = await begin(
-        call, served, [*shown, *messages], params, names=names, tools=tools, stream=bool(request.stream),
+        call, served, [*shown, *messages], params, offer=offer,
+        grammar=from_response_format((request.text or {}).get("format"), "text"), tools=tools,
+        stream=bool(request.stream),
         parallel=request.parallel_tool_calls is not False,
         kwargs={"reasoning_effort": effort} if isinstance(effort, str) else None,
     )  # fmt: skip
-    work = _Response(call, request, served, turn, messages, names, f"resp_{call.request_id}")
+    work = _Response(call, request, served, turn, messages, f"resp_{call.request_id}")
     if request.stream:
         return Stream(
             work.events(),
@@ -56,11 +59,6 @@ async def create(call: Call) -> Reply | Stream:
 
 
 def _check(request: ResponsesRequest) -> None:
-    kind = ((request.text or {}).get("format") or {}).get("type", "text")
-    if kind != "text":
-        raise RequestError(
-            f"text.format of type {str(kind)[:64]!r} asks for constrained output, which is not available", "text"
-        )
     if request.truncation not in (None, "disabled"):
         raise RequestError("truncation can only be 'disabled' in this version", "truncation")
 
@@ -74,7 +72,6 @@ class _Response:
     served: Served
     turn: Turn
     messages: list[dict[str, Any]]
-    names: list[str]
     id: str
     builder: adapt.Builder = field(default_factory=adapt.Builder)
     created: int = field(default_factory=lambda: int(time.time()))

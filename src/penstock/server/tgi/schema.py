@@ -16,6 +16,7 @@ class Parameters(msgspec.Struct, kw_only=True):
     details: bool | None = None
     do_sample: bool | None = None
     frequency_penalty: float | None = None
+    grammar: dict[str, Any] | None = None
     max_new_tokens: int | UnsetType | None = UNSET
     repetition_penalty: float | None = None
     return_full_text: bool | None = None
@@ -50,7 +51,6 @@ _NOT_YET = "is not available in this version: leave it out"
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "watermark": ((False,), "is not available: leave it out"),
     "typical_p": ((1, 1.0), _NOT_YET),
-    "grammar": ((), "asks for constrained output, which is not available in this version: leave it out"),
     "adapter_id": (("",), _NOT_YET),
     "num_beams": ((1,), "is not available in this version: leave it out"),
     "stop_sequences": (([],), "is called stop here"),

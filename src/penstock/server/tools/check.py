@@ -4,34 +4,42 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from penstock.errors import RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Functions that may be called. ``must``: one has to be; ``only``: that one."""
+
+    names: tuple[str, ...] = ()
+    must: bool = False
+    only: str | None = None
+
 
 MAX_TOOLS = 128
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
-def check_tools(tools: Sequence[Mapping[str, Any]] | None, choice: str | Mapping[str, Any] | None) -> list[str]:
-    """The names of the functions that may be called: none when ``tool_choice`` says so."""
-    names = [_name(tool, i) for i, tool in enumerate(tools or ())]
+def check_tools(tools: Sequence[Mapping[str, Any]] | None, choice: str | Mapping[str, Any] | None) -> Offer:
+    """What may be called, and what must be. Raises ``RequestError`` for tools that are malformed."""
+    names = tuple(_name(tool, i) for i, tool in enumerate(tools or ()))
     if len(names) > MAX_TOOLS:
         raise RequestError(f"{len(names)} tools are more than {MAX_TOOLS}", "tools")
     if choice in (None, "auto"):
-        return names
+        return Offer(names)
     if choice == "none":
-        return []
+        return Offer()
     if not names:
         raise RequestError("tool_choice needs tools", "tool_choice")
-    if choice != "required":
-        wanted = _named(choice)
-        if wanted not in names:
-            raise RequestError(f"tool_choice names '{wanted}', which is not among the tools", "tool_choice")
-    raise RequestError(
-        "tool_choice other than 'auto' and 'none' asks for constrained output, which is not available in this version: "
-        "use 'auto'",
-        "tool_choice",
-    )
+    if choice == "required":
+        return Offer(names, must=True)
+    wanted = _named(choice)
+    if wanted not in names:
+        raise RequestError(f"tool_choice names '{wanted}', which is not among the tools", "tool_choice")
+    return Offer(names, must=True, only=wanted)
 
 
 def _name(tool: Mapping[str, Any], i: int) -> str:

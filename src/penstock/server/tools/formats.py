@@ -118,6 +118,21 @@ class glm:  # noqa: N801
         return [Text(f"{self._first}\n{body}")]
 
 
+class forced:  # noqa: N801
+    """An answer that was made to be a JSON list of calls, whatever the family's own format."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._held: list[str] = []
+
+    def feed(self, text: str) -> list[Piece]:
+        self._held.append(text)
+        return []
+
+    def finish(self) -> list[Piece]:
+        whole, self._held = "".join(self._held), []
+        return _list(as_calls(read_json(whole))) or ([Text(whole)] if whole else [])
+
+
 class _Trimmed:
     """Drops the blank space around calls: text before the first keeps its beginning, what is blank is nobody's."""
 
@@ -157,6 +172,7 @@ FORMATS: dict[str, Callable[[Collection[str]], Parser]] = {
     "llama3_json": llama3,
     "mistral": mistral,
     "glm": glm,
+    "forced": forced,
 }
 SHOWS_CONTROL = frozenset({"llama3_json", "mistral"})
 """Formats whose marks are control tokens, which a text leaves out unless told otherwise."""
