@@ -66,7 +66,8 @@ def run(argv: Sequence[str]) -> int:
         from penstock.cli.line_editor import LineEditor, history_file
 
         editor = LineEditor(history_file(), commands.complete)
-        return _loop(TerminalReader(editor.remember, marked=editor.edits), talk, commands, interactive)
+        with TerminalReader(editor.remember, edits=editor.edits) as reader:
+            return _loop(reader, talk, commands, interactive)
 
 
 def _loop(reader: Reader, talk: Conversation, commands: Commands, interactive: bool) -> int:
@@ -122,8 +123,6 @@ def _answer(talk: Conversation, line: str, interactive: bool) -> None:
 @contextmanager
 def _interruptible(interactive: bool) -> Iterator[Any]:
     """While inside, the first Ctrl-C only asks the answer to stop, and a second one interrupts."""
-    from penstock.cli.chat_input import typing_ahead
-
     asked = False
 
     def ask(number: int, frame: Any) -> None:
@@ -137,8 +136,7 @@ def _interruptible(interactive: bool) -> Iterator[Any]:
         return
     before = signal.signal(signal.SIGINT, ask)
     try:
-        with typing_ahead():
-            yield lambda: asked
+        yield lambda: asked
     finally:
         signal.signal(signal.SIGINT, before)
 

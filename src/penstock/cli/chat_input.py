@@ -9,9 +9,11 @@ Either way three quotes fence several lines::
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Protocol
+import termios
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 from penstock.cli.terminal import prompt
 from penstock.errors import RequestError
@@ -52,12 +54,35 @@ class LineReader:
 class TerminalReader:
     """Lines typed at a prompt. Enter sends, unless a fence is open or the line ends with a backslash.
 
-    ``remember`` is told each message as it was typed, for the history; ``ask`` reads one line after a prompt, and
-    needs colours ``marked`` in it if it edits the line.
+    ``remember`` is told each message as it was typed, for the history; ``ask`` reads one line after a prompt. ``edits``
+    says that it edits the line itself (``readline``): it then sets the terminal up, and needs colours marked.
+
+    Inside ``with reader``, keys typed between two prompts are not shown and wait. Without an editor the kernel's own
+    line mode stays on; with one it is off throughout, or a Ctrl-D typed too early would be lost.
     """
 
-    def __init__(self, remember: Callable[[str], None], ask: Callable[[str], str] = input, marked: bool = True) -> None:
-        self._remember, self._ask, self._marked = remember, ask, marked
+    def __init__(self, remember: Callable[[str], None], ask: Callable[[str], str] = input, edits: bool = True) -> None:
+        self._remember, self._ask, self._edits = remember, ask, edits
+        self._before: list[Any] | None = None
+
+    def __enter__(self) -> Self:
+        with suppress(termios.error, OSError, ValueError):
+            self._before = termios.tcgetattr(sys.stdin.fileno())
+        self._show_keys(False)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._set(self._before)
+
+    def _show_keys(self, shown: bool) -> None:
+        if self._before is not None:
+            modes = [*self._before]
+            modes[3] &= ~((0 if shown else termios.ECHO) | (termios.ICANON if self._edits else 0))
+            self._set(modes)
+
+    def _set(self, modes: list[Any] | None) -> None:
+        if modes is not None:
+            termios.tcsetattr(sys.stdin.fileno(), termios.TCSANOW, modes)
 
     def read(self) -> str | None:
         try:
@@ -75,32 +100,15 @@ class TerminalReader:
         return unfenced(text)
 
     def _line(self, shown: str) -> str:
+        self._show_keys(True)
         try:
-            line = self._ask(prompt(shown, "green", sys.stdout, self._marked))
+            line = self._ask(prompt(shown, "green", sys.stdout, self._edits))
             line.encode("utf-8")
         except UnicodeError:
             raise RequestError("what was typed is not UTF-8 text; it is left out") from None
+        finally:
+            self._show_keys(False)
         return line
-
-
-@contextmanager
-def typing_ahead() -> Iterator[None]:
-    """While inside, keys typed during an answer are not shown and wait for the next prompt. Ctrl-C still works."""
-    import termios
-
-    try:
-        descriptor = sys.stdin.fileno()
-        before = termios.tcgetattr(descriptor)
-    except (termios.error, OSError, ValueError):
-        yield
-        return
-    silent = [*before]
-    silent[3] &= ~(termios.ECHO | termios.ICANON)
-    termios.tcsetattr(descriptor, termios.TCSANOW, silent)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
 
 def is_open(text: str) -> bool:

@@ -57,7 +57,8 @@ class LineEditor:
         else:
             readline.parse_and_bind("tab: complete")
             readline.parse_and_bind("set enable-bracketed-paste on")  # Python sets it off: pasted lines are one message
-            readline.parse_and_bind(r'"\e\C-m": "\C-v\C-j"')  # Alt-Enter: a line break
+            for enter in ("m", "j"):  # Alt-Enter: a line break
+                readline.parse_and_bind(rf'"\e\C-{enter}": "\C-v\C-j"')
 
     def _match(self, word: str, state: int) -> str | None:
         """What ``readline`` asks for: the ``state``-th completion, None after the last. An error would be unseen."""

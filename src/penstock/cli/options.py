@@ -18,6 +18,7 @@ from penstock.config import (
     HARMLESS,
     KV_DTYPES,
     SYNONYMS,
+    AdapterConfig,
     CacheConfig,
     ExecutorConfig,
     ModelConfig,
@@ -31,6 +32,7 @@ GROUPS: dict[str, type] = {
     "executor": ExecutorConfig,
     "KV cache": CacheConfig,
     "scheduler": SchedulerConfig,
+    "adapters": AdapterConfig,
 }
 HELP = {
     "model": "folder, file, or name on a hub (default: the small embedded model)",
@@ -60,11 +62,17 @@ HELP = {
     "executor": "who computes: auto, native, torch (default: auto)",
     "mode": "static: the planned program in one call; dynamic: op by op (default: static)",
     "threads": "threads; 0: all usable cores (default: 0)",
+    "enable_lora": "allow LoRA adapters (default: on)",
+    "max_loras": "most LoRA adapters loaded at once (default: 8)",
+    "max_lora_rank": "largest rank of a LoRA adapter (default: 64)",
+    "max_prefix_share": "share of the KV cache that prefix adapters may take (default: 0.5)",
+    "adapters": "adapters to load, e.g. sql=./sql-lora,style=./prefix",
     "isa": "instruction set: generic, avx2, avx512 … (default: the best one this CPU has)",
 }
 METAVARS = {
     "model": "MODEL", "tokenizer": "DIR", "download_dir": "DIR", "chat_template": "FILE", "hf_overrides": "JSON",
     "kv_cache_memory": "SIZE", "memory_utilization": "SHARE", "dtype": "TYPE", "kv_cache_dtype": "TYPE",
+    "adapters": "NAME=DIR,…", "max_prefix_share": "SHARE",
 }  # fmt: skip
 SHORT = {"model": "-m", "max_model_len": "-c", "threads": "-t"}
 OTHER_ENGINES = {
