@@ -101,10 +101,10 @@ EXECUTOR = _executor()
 class Server:
     """A server in a thread, on a free port of loopback. ``state`` is what it shares between requests."""
 
-    def __init__(self, llm: AsyncLLM, **options: Any) -> None:
+    def __init__(self, llm: AsyncLLM, others: dict[str, AsyncLLM] | None = None, **options: Any) -> None:
         options = {"port": 0, "log_requests": False, **options}
         self.llm = llm
-        self.state = make_state({llm.model.name: llm}, ServerOptions(**options))
+        self.state = make_state({llm.model.name: llm, **(others or {})}, ServerOptions(**options))
         self.listener = bind("127.0.0.1", 0)
         self.url = address(self.listener)
         self.port = self.listener.getsockname()[1]

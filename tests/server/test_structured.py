@@ -160,6 +160,9 @@ def test_a_schema_that_cannot_be_honoured_is_an_answer(server):
     for wish in ({"regex": "(a"}, {"json": {"type": "nothing"}}, {"what": 1}):
         answer = server.post("/v1/completions", {"prompt": "a", "structured_outputs": wish})
         assert answer.status == 400 and "structured_outputs" in answer.error["message"]
+    for more in ({"min_tokens": 3}, {"ignore_eos": True}, {"allowed_token_ids": [5]}):
+        body = {"prompt": "a", "structured_outputs": {"choice": ["b"]}, **more}
+        assert server.post("/v1/completions", body).status == 400
     both = {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}
     assert server.post("/v1/completions", {"prompt": "a", **both}).status == 400
     answer = server.post("/v1/chat/completions", {"messages": HELLO, "response_format": {"type": "xml"}})

@@ -34,7 +34,7 @@ def serve(
     progress: LoadProgress | None = None,
     ready: Callable[[str, State], None] | None = None,
 ) -> int:
-    """Load the model that ``options`` name and serve it until told to stop; the exit status.
+    """Load the model or models that ``options`` name and serve them until told to stop; the exit status.
 
     ``options``: those of the server (``ServerOptions``) and of the engine, flat. ``sampling``: what requests start
     from, by the names of ``SamplingParams`` or Hugging Face's. ``ready`` is called with the URL when requests are
@@ -42,19 +42,28 @@ def serve(
     """
     mine, engine = split(options)
     listener = bind(mine.host, mine.port)
+    models: dict[str, AsyncLLM] = {}
     try:
-        llm = AsyncLLM(engine.pop("model", None), progress=progress, **engine)
-    except BaseException:
-        listener.close()
-        raise
-    try:
-        state = make_state({llm.model.name: llm}, mine, sampling)
+        load(models, engine, progress)
+        state = make_state(models, mine, sampling)
         url = address(listener)
         tell = ready or _print_ready
         return asyncio.run(_serve(state, listener, lambda: tell(url, state)))
     finally:
         listener.close()
-        llm.close()
+        for llm in models.values():
+            llm.close()
+
+
+def load(models: dict[str, AsyncLLM], engine: dict[str, Any], progress: LoadProgress | None = None) -> None:
+    """Fill ``models``: the one that ``engine["model"]`` names, or each of a mapping from served name to model."""
+    wish = engine.pop("model", None)
+    if not isinstance(wish, Mapping):
+        llm = AsyncLLM(wish, progress=progress, **engine)
+        models[llm.model.name] = llm
+        return
+    for name, place in wish.items():
+        models[name] = AsyncLLM(place, progress=progress, **{**engine, "served_model_name": name})
 
 
 async def _serve(state: State, listener: socket.socket, ready: Callable[[], None]) -> int:

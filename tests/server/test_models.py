@@ -1,0 +1,55 @@
+"""Several models on one port, and defaults of sampling that the server sets."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.errors import ConfigError, RequestError
+from penstock.server.options import ServerOptions
+from penstock.server.run import load
+from penstock.server.state import make_state
+from tests.server.harness import NAME, Scripted, Server, open_model
+
+
+def test_each_name_answers_for_itself(llm, checkpoint):
+    other = open_model(checkpoint, served_model_name="other")
+    other.model.engine.executor = Scripted(other.model.executor, "I am the other.")
+    body = {"prompt": "who?", "max_tokens": 30}
+    with Server(llm, {"other": other}) as server:
+        assert [m["id"] for m in server.get("/v1/models").json["data"]] == [NAME, "other"]
+        text = server.post("/v1/completions", {**body, "model": "other"}).json["choices"][0]["text"]
+        assert text == "I am the other."
+        first = server.post("/v1/completions", {**body, "model": NAME, "seed": 1}).json
+        for name in (None, "default", "tgi"):
+            assert server.post("/v1/completions", {**body, "model": name, "seed": 1}).json["model"] == NAME
+        assert first["choices"][0]["text"] != text
+        assert server.post("/api/generate", {"model": "other", "prompt": "x", "stream": False}).json["model"] == "other"
+        metrics = server.get("/metrics").body.decode()
+        assert 'vllm:generation_tokens_total{model_name="other"}' in metrics
+        answer = server.post("/v1/completions", {**body, "model": "othre"})
+        assert answer.status == 404 and "did you mean 'other'" in answer.error["message"]
+    other.close()
+
+
+def test_a_mapping_of_models_is_loaded(checkpoint):
+    models: dict = {}
+    engine = {"model": {"a": checkpoint, "b": str(checkpoint)}, "kv_cache_memory": 1 << 22, "threads": 1}
+    load(models, engine)
+    try:
+        assert {name: llm.model.name for name, llm in models.items()} == {"a": "a", "b": "b"}
+    finally:
+        for llm in models.values():
+            llm.close()
+
+
+def test_no_model_is_told():
+    with pytest.raises(ConfigError, match="--model"):
+        make_state({}, ServerOptions())
+
+
+def test_the_servers_own_sampling_defaults(llm):
+    state = make_state({NAME: llm}, ServerOptions(), {"max_new_tokens": 7, "do_sample": False})
+    params = state.default_params(state.find(None), 16)
+    assert params.max_tokens == 7 and params.temperature == 0
+    with pytest.raises(RequestError, match="temperature"):
+        make_state({NAME: llm}, ServerOptions(), {"temperature": -1})
