@@ -265,3 +265,9 @@ def test_rotary_factors_of_another_length_are_told(tmp_path: Path, count: int) -
     path, _ = convert("llama", tmp_path, extra={"rope_freqs.weight": np.ones(count, np.float32)})
     with pytest.raises(CheckpointError, match=f"rope_freqs.weight has {count} factors for"):
         Checkpoint.open(path)
+
+
+def test_heads_of_no_width_are_told(tmp_path: Path) -> None:
+    path, _ = convert("llama", tmp_path, **{"attention.key_length": 0, "attention.value_length": 0})
+    with pytest.raises(CheckpointError, match="heads of no width"):
+        Checkpoint.open(path)

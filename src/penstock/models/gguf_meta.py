@@ -79,6 +79,8 @@ class Meta:
         dim = self.whole("attention.key_length", hidden // self.heads)
         if self.whole("attention.value_length", dim) != dim:
             raise UnsupportedError(f"{self.name}: keys and values of different lengths are not supported")
+        if dim < 1:
+            raise CheckpointError(f"{self.name}: heads of no width (attention.key_length, embedding_length)")
         return dim
 
     def sizes(self) -> Facts:
