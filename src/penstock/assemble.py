@@ -16,6 +16,7 @@ from penstock.memory import available_memory, human_bytes
 from penstock.types import I32
 
 if TYPE_CHECKING:
+    from penstock.adapters import Adapters
     from penstock.checkpoints.folder import Checkpoint
     from penstock.engine.engine import Engine
     from penstock.engine.sequence import Sequence as EngineSequence
@@ -51,6 +52,7 @@ class Model:
     eos_ids: frozenset[int]
     max_model_len: int
     settings: Mapping[str, Any]
+    adapters: Adapters
     quantisation: str = "none"
     resolved: dict[str, str] = field(default_factory=dict)
     templates: dict[str, ChatTemplate] = field(default_factory=dict)
@@ -98,6 +100,7 @@ def _model(config: Config, checkpoint: Checkpoint, report: LoadProgress) -> Mode
     try:
         _load(executor, checkpoint, rules, quantisation, report)
         engine = _engine(config, executor, architecture, max_model_len, eos_ids)
+        adapters = _adapters(config, engine, architecture, settings)
     except BaseException:
         executor.close()
         raise
@@ -114,6 +117,7 @@ def _model(config: Config, checkpoint: Checkpoint, report: LoadProgress) -> Mode
         eos_ids=eos_ids,
         max_model_len=max_model_len,
         settings=settings,
+        adapters=adapters,
         quantisation=quantisation.method,
     )
 
@@ -159,6 +163,18 @@ def _engine(
     )
     caching = config.cache.enable_prefix_caching
     return Engine(executor, facts, config.scheduler, prefix_caching=caching, seed=config.model.seed)
+
+
+def _adapters(config: Config, engine: Engine, architecture: Architecture, settings: Mapping[str, Any]) -> Adapters:
+    """The adapters that the configuration names; their files call tensors as the original checkpoint does."""
+    from penstock.adapters import Adapters, load_all
+    from penstock.models.gguf import KEY
+    from penstock.models.registry import resolve as resolve_family
+
+    original = {key: value for key, value in settings.items() if key != KEY}
+    adapters = Adapters(engine, architecture, resolve_family(original).rules(architecture, original), config.adapter)
+    load_all(adapters, config.adapter.adapters)
+    return adapters
 
 
 def _positions(architecture: Architecture) -> dict[str, Any]:
@@ -275,6 +291,7 @@ def _resolved(model: Model, seconds: float) -> dict[str, str]:
             f"({limits.num_blocks} blocks of {limits.block_size} tokens, {limits.kv_dtype})"
         ),
         "step": f"at most {limits.max_seqs} sequences and {limits.max_tokens} tokens",
+        **({"adapters": ", ".join(model.adapters.names())} if model.adapters.names() else {}),
         "loaded in": f"{seconds:.2f} s",
     }
 

@@ -10,9 +10,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
 
+from penstock.adapters import AdapterInfo
 from penstock.assemble import LoadProgress, Model, assemble
 from penstock.chat import render
 from penstock.config import from_kwargs
@@ -92,7 +94,7 @@ class AsyncLLM:
 
     def __init__(self, model: Any = None, *, progress: LoadProgress | None = None, **options: Any) -> None:
         self.model: Model = assemble(from_kwargs({"model": model, **options}), progress)
-        self.frontend = Frontend(self.model.engine, self.model.tokenizer)
+        self.frontend = Frontend(self.model.engine, self.model.tokenizer, self.model.adapters)
         self._commands: queue.SimpleQueue[_Command | None] = queue.SimpleQueue()
         self._streams: dict[str, _Stream] = {}
         self._closed = False
@@ -130,6 +132,15 @@ class AsyncLLM:
         prompt = await asyncio.to_thread(render, self.model, messages, **(template_options or {}))
         async for output in self._stream(prompt, sampling_params, request_id, options):
             yield output
+
+    async def load_adapter(self, name: str, path: str | Path) -> AdapterInfo:
+        """Load a LoRA or prefix adapter while requests run; they may name it from then on (``adapter=name``)."""
+        info: AdapterInfo = await self.call(lambda: self.model.adapters.load(name, path))
+        return info
+
+    async def unload_adapter(self, name: str) -> None:
+        """Forget an adapter. Requests under way that use it finish with it. ``RequestError`` for an unknown name."""
+        await self.call(lambda: self.model.adapters.unload(name))
 
     def default_sampling_params(self) -> SamplingParams:
         """What a request gets that says nothing: the checkpoint's ``generation_config.json`` over the defaults."""
@@ -172,7 +183,7 @@ class AsyncLLM:
     ) -> OutputStream:
         """Hand an encoded prompt to the engine; returns once it is accepted, with the stream of its outputs.
 
-        ``options`` go to :meth:`Engine.add`. Raises ``RequestError`` if the request can never be served,
+        ``options`` go to :meth:`Frontend.add` (``adapter`` …). Raises ``RequestError`` if it can never be served,
         ``OverloadedError`` when the queue is full or the engine has stopped. The caller closes the stream.
         """
         request_id = request_id or uuid4().hex

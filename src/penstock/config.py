@@ -79,11 +79,27 @@ class ExecutorConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterConfig:
+    """LoRA and prefix adapters. ``adapters``: names and folders of those loaded at start; more come at run time.
+
+    ``max_loras`` and ``max_lora_rank`` bound the LoRAs loaded at once; ``max_prefix_share`` how much of the KV cache
+    prefixes may pin.
+    """
+
+    enable_lora: bool = True
+    max_loras: int = 8
+    max_lora_rank: int = 64
+    max_prefix_share: float = 0.5
+    adapters: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
 
 
 SYNONYMS = {
@@ -97,6 +113,7 @@ SYNONYMS = {
     "gpu_memory_utilization": "memory_utilization",
     "num_threads": "threads",
     "device": "executor",
+    "lora_modules": "adapters",
 }
 """Names that other engines use for a notion that penstock has."""
 
@@ -112,8 +129,11 @@ def from_kwargs(kwargs: Mapping[str, Any]) -> Config:
 
     Raises ``ConfigError`` for an unknown name (with the nearest known one) or a value out of range.
     """
-    parts: dict[str, dict[str, Any]] = {"model": {}, "cache": {}, "scheduler": {}, "executor": {}}
-    types = {"model": ModelConfig, "cache": CacheConfig, "scheduler": SchedulerConfig, "executor": ExecutorConfig}
+    parts: dict[str, dict[str, Any]] = {"model": {}, "cache": {}, "scheduler": {}, "executor": {}, "adapter": {}}
+    types: dict[str, type[Any]] = {
+        "model": ModelConfig, "cache": CacheConfig, "scheduler": SchedulerConfig, "executor": ExecutorConfig,
+        "adapter": AdapterConfig,
+    }  # fmt: skip
     owner = {f.name: part for part, cls in types.items() for f in fields(cls)}
     for given, value in kwargs.items():
         name = SYNONYMS.get(given, given)
@@ -135,11 +155,32 @@ def _plain(name: str, value: Any) -> Any:
         return str(value).removeprefix("torch.").lower()
     if name in ("model", "tokenizer", "download_dir", "chat_template") and isinstance(value, Path):
         return str(value)
+    if name == "adapters" and value is not None:
+        return _named_paths(value)
     if name == "quantization" and isinstance(value, str):
         return value.lower()
     if name == "executor" and isinstance(value, str):
         return {"cpu": "native"}.get(value, value)
     return value
+
+
+def _named_paths(value: Any) -> dict[str, str]:
+    """``{"name": path}``; also vLLM's ``["name=path", {"name": …, "path": …}]``, and a text of such with commas."""
+    if isinstance(value, Mapping):
+        return {str(name): str(path) for name, path in value.items()}
+    items = value.split(",") if isinstance(value, str) else value
+    found: dict[str, str] = {}
+    for item in items if isinstance(items, list | tuple) else [items]:
+        if isinstance(item, Mapping) and {"name", "path"} <= item.keys():
+            name, path = str(item["name"]), str(item["path"])
+        elif isinstance(item, str) and "=" in item:
+            name, path = item.split("=", 1)
+        else:
+            raise ConfigError(f"adapters: {item!r} is not NAME=FOLDER")
+        if name in found:
+            raise ConfigError(f"adapters: '{name}' is given twice")
+        found[name] = path
+    return found
 
 
 def _check(config: Config) -> None:
@@ -180,6 +221,16 @@ def _check(config: Config) -> None:
         "max_num_batched_tokens", sched.max_num_batched_tokens, f"at least max_num_seqs ({sched.max_num_seqs})",
     )  # fmt: skip
     need(execu.executor in ("auto", "native", "torch"), "executor", execu.executor, "auto, native or torch")
+    adapter = config.adapter
+    need(isinstance(adapter.enable_lora, bool), "enable_lora", adapter.enable_lora, "true or false")
+    need(_whole(adapter.max_loras, 1, 1024), "max_loras", adapter.max_loras, "a whole number from 1 to 1024")
+    need(
+        _whole(adapter.max_lora_rank, 1, 4096), "max_lora_rank", adapter.max_lora_rank, "a whole number from 1 to 4096"
+    )
+    need(
+        isinstance(adapter.max_prefix_share, int | float) and 0 < adapter.max_prefix_share < 1,
+        "max_prefix_share", adapter.max_prefix_share, "a share above 0 and below 1",
+    )  # fmt: skip
     need(execu.mode in ("static", "dynamic"), "mode", execu.mode, "static or dynamic")
     need(_whole(execu.threads, 0, 1024), "threads", execu.threads, "a whole number from 0 (all cores) to 1024")
 

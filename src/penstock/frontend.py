@@ -27,6 +27,7 @@ from penstock.types import (
 )
 
 if TYPE_CHECKING:
+    from penstock.adapters import Adapters
     from penstock.text.tokenizer import Tokenizer
 
 MAX_PROMPT_CHARS = 16 << 20
@@ -81,9 +82,10 @@ class _Live:
 class Frontend:
     """Adds prompts to ``engine`` and turns its updates into outputs. ``tokenizer`` None: token ids only."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer | None) -> None:
+    def __init__(self, engine: Engine, tokenizer: Tokenizer | None, adapters: Adapters | None = None) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
+        self.adapters = adapters
         self._live: dict[str, _Live] = {}
 
     def encode(self, prompt: str | Sequence[int] | Mapping[str, Any], *, add_special_tokens: bool = True) -> Prompt:
@@ -107,14 +109,26 @@ class Frontend:
             raise RequestError(f"{what} needs a tokenizer and this model has none loaded: give prompt_token_ids")
         return self.tokenizer
 
-    def add(self, request_id: str, prompt: Prompt, params: SamplingParams, **options: Any) -> None:
-        """Queue a request; ``options`` go to :meth:`Engine.add`. Raises ``RequestError`` if it can never be served."""
+    def add(
+        self, request_id: str, prompt: Prompt, params: SamplingParams, *, adapter: str | None = None, **options: Any
+    ) -> None:
+        """Queue a request; ``options`` go to :meth:`Engine.add`. Raises ``RequestError`` if it can never be served.
+
+        ``adapter``: the name of a LoRA or prefix that is loaded.
+        """
+        if adapter is not None:
+            options |= self._adapter(adapter)
         if params.stop and (self.tokenizer is None or not params.detokenize):
             raise RequestError("stop strings need text: give stop_token_ids, or load with a tokenizer", "stop")
         params = _with_format(params, prompt)
         request = self.engine.add(request_id, prompt.token_ids, params, **options)
         answers = [self._answer(params, prompt) for _ in range(request.width)]
         self._live[request_id] = _Live(request, prompt, params, answers)
+
+    def _adapter(self, name: str) -> dict[str, Any]:
+        if self.adapters is None or not isinstance(name, str):
+            raise RequestError(f"adapter must be the name of a loaded adapter, got {name!r:.80}", "adapter")
+        return self.adapters.options(name)
 
     def step(self) -> list[RequestOutput]:
         """One engine step, and what every request concerned has to show for it."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from penstock.adapters import AdapterInfo
 from penstock.assemble import LoadProgress, Model, assemble
 from penstock.chat import render
 from penstock.config import from_kwargs
@@ -33,7 +35,7 @@ class LLM:
 
     def __init__(self, model: Any = None, *, progress: LoadProgress | None = None, **options: Any) -> None:
         self.model: Model = assemble(from_kwargs({"model": model, **options}), progress)
-        self.frontend = Frontend(self.model.engine, self.model.tokenizer)
+        self.frontend = Frontend(self.model.engine, self.model.tokenizer, self.model.adapters)
         self._ids = itertools.count()
 
     def generate(
@@ -43,17 +45,19 @@ class LLM:
         *,
         prompt_token_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
         use_tqdm: bool = False,
+        adapter: str | Sequence[str | None] | None = None,
         **options: Any,
     ) -> list[RequestOutput]:
         """Complete one prompt or many; each a string, a list of token ids, or a dict holding either.
 
         ``sampling_params``: one for all, or one each; None takes the checkpoint's defaults. Returns one
-        :class:`RequestOutput` a prompt, in input order. Raises ``RequestError`` before anything runs if a prompt can
+        :class:`RequestOutput` a prompt, in input order. ``adapter``: the name of a loaded adapter for all prompts, or
+        one (or None) each. Raises ``RequestError`` before anything runs if a prompt can
         never be served, ``ExecutionError`` if the model fails.
         """
         inputs = _inputs(prompts, prompt_token_ids)
         encoded = [self.frontend.encode(p) for p in inputs]
-        return self._run(encoded, self._params(sampling_params, len(encoded)), use_tqdm, options)
+        return self._run(encoded, self._params(sampling_params, len(encoded)), use_tqdm, options, adapter)
 
     def chat(
         self,
@@ -66,6 +70,7 @@ class LLM:
         continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        adapter: str | Sequence[str | None] | None = None,
         **options: Any,
     ) -> list[RequestOutput]:
         """Answer one conversation or many, rendered with the checkpoint's chat template (or ``chat_template``)."""
@@ -82,14 +87,14 @@ class LLM:
             )
             for conversation in many
         ]
-        return self._run(encoded, self._params(sampling_params, len(encoded)), use_tqdm, options)
+        return self._run(encoded, self._params(sampling_params, len(encoded)), use_tqdm, options, adapter)
 
     def stream(
         self,
         prompt: PromptInput | Sequence[Message],
         sampling_params: SamplingParams | None = None,
         **options: Any,
-    ) -> Iterator[RequestOutput]:
+    ) -> Generator[RequestOutput, None, None]:
         """Complete one prompt (or answer one conversation), yielding an output with the new text each step.
 
         Closing the iterator frees the request.
@@ -100,6 +105,18 @@ class LLM:
             encoded = self.frontend.encode(prompt)  # type: ignore[arg-type]
         params = replace(sampling_params or self.default_sampling_params(), output_kind=RequestOutputKind.DELTA)
         return self._stream(encoded, params, options)
+
+    def load_adapter(self, name: str, path: str | Path) -> AdapterInfo:
+        """Load a LoRA or prefix adapter; requests may name it from then on (``adapter=name``).
+
+        Raises ``RequestError`` for a name that is taken, ``ConfigError`` or ``OverloadedError`` for bounds
+        (``max_loras``, ``max_lora_rank``, ``max_prefix_share``), ``CheckpointError`` for what its files hold.
+        """
+        return self.model.adapters.load(name, path)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter and free its memory. ``RequestError`` for an unknown name."""
+        self.model.adapters.unload(name)
 
     def default_sampling_params(self) -> SamplingParams:
         """What a request gets that says nothing: the checkpoint's ``generation_config.json`` over the defaults."""
@@ -129,18 +146,20 @@ class LLM:
         return list(given)
 
     def _run(
-        self, prompts: list[Prompt], params: list[SamplingParams], use_tqdm: bool, options: Mapping[str, Any]
-    ) -> list[RequestOutput]:
+        self, prompts: list[Prompt], params: list[SamplingParams], use_tqdm: bool, options: Mapping[str, Any],
+        adapter: str | Sequence[str | None] | None = None,
+    ) -> list[RequestOutput]:  # fmt: skip
+        adapters = _each(adapter, len(prompts))
         finals = [replace(p, output_kind=RequestOutputKind.FINAL_ONLY) for p in params]
         order = [f"llm-{next(self._ids)}" for _ in prompts]
-        queue = iter(zip(order, prompts, finals, strict=True))
+        queue = iter(zip(order, prompts, finals, adapters, strict=True))
         done: dict[str, RequestOutput] = {}
         bar = Progress(len(order), "requests") if use_tqdm else None
         try:
             while len(done) < len(order):
                 room = QUEUE - self.frontend.num_live
-                for request_id, prompt, each in itertools.islice(queue, max(0, room)):
-                    self.frontend.add(request_id, prompt, each, **options)
+                for request_id, prompt, each, name in itertools.islice(queue, max(0, room)):
+                    self.frontend.add(request_id, prompt, each, adapter=name, **options)
                 for output in self.frontend.step():
                     _raise_error(output)
                     done[output.request_id] = output
@@ -155,7 +174,7 @@ class LLM:
                 bar.close()
         return [done[request_id] for request_id in order]
 
-    def _stream(self, prompt: Prompt, params: SamplingParams, options: Mapping[str, Any]) -> Iterator[RequestOutput]:
+    def _stream(self, prompt: Prompt, params: SamplingParams, options: Mapping[str, Any]) -> Generator[RequestOutput, None, None]:
         request_id = f"llm-{next(self._ids)}"
         self.frontend.add(request_id, prompt, params, **options)
         try:
@@ -168,6 +187,15 @@ class LLM:
                         yield output
         finally:
             self.frontend.cancel(request_id)
+
+
+def _each(adapter: str | Sequence[str | None] | None, count: int) -> list[str | None]:
+    """One adapter for all prompts, or one each."""
+    if adapter is None or isinstance(adapter, str):
+        return [adapter] * count
+    if len(adapter) != count:
+        raise RequestError(f"{len(adapter)} adapters for {count} prompts: give one for all, or one each", "adapter")
+    return list(adapter)
 
 
 def _inputs(prompts: Any, token_ids: Any) -> list[PromptInput]:

@@ -147,7 +147,7 @@ def _transformed(tensor: Tensor, arrays: Mapping[str, Array], transforms: Sequen
         raise type(error)(f"{tensor.name}: {error}; {why}") from error
     for transform in transforms:
         if isinstance(transform, Permute):
-            data = data.rows(_permutation(data.shape[0], transform))
+            data = data.rows(row_order(data.shape[0], transform))
         elif not isinstance(transform, Transpose):
             if not plain:
                 raise UnsupportedError(
@@ -158,7 +158,7 @@ def _transformed(tensor: Tensor, arrays: Mapping[str, Array], transforms: Sequen
     return data
 
 
-def _permutation(rows: int, permute: Permute) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def row_order(rows: int, permute: Permute) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """The file's row for each row wanted."""
     if rows % (2 * permute.heads):
         raise ValueError(f"{rows} rows are not {permute.heads} heads of an even width")

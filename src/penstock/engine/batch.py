@@ -57,9 +57,9 @@ class BatchBuilder:
         self._top_k[seat] = params.top_k
         self._num_logprobs[seat] = seq.request.num_logprobs
         self._seed[seat] = seq.request.seed_of(seq.index)
-        self._prompt_len[seat] = seq.prompt_len
+        self._prompt_len[seat] = seq.prompt_len + _shift(seq)
         self._adapter[seat] = seq.request.adapter
-        self._boundary[seat] = seq.request.boundary
+        self._boundary[seat] = seq.lead + seq.request.boundary if seq.request.boundary else 0
         self._table_len[seat] = 0
 
     def build(self, plan: Plan) -> tuple[Batch, list[Entry]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
@@ -76,6 +76,7 @@ class Engine:
         self._order = 0
         self._pinned = self._serial = 0
         self.prefixes: dict[str, Prefix] = {}
+        self.on_forget: Callable[[Request], None] = lambda request: None
 
     def add_prefix(self, name: str, rows: int, shifts: bool = False) -> Prefix:
         """Pin blocks for ``rows`` cache rows that requests may name; the caller has their content written.
@@ -110,6 +111,7 @@ class Engine:
         *,
         cache_salt: str = "",
         adapter: int = 0,
+        adapter_serial: int = 0,
         prefix: str | None = None,
         priority: int = 0,
         arrival_time: float | None = None,
@@ -139,8 +141,9 @@ class Engine:
             metrics=RequestMetrics(arrival_time=time.monotonic() if arrival_time is None else arrival_time),
             cache_salt=cache_salt,
             adapter=adapter,
+            adapter_serial=adapter_serial,
             prefix=held,
-            length_key=facts.length_key(len(tokens)),
+            length_key=facts.length_key(len(tokens) + (lead if held is not None and held.shifts else 0)),
             priority=priority,
             order=self._order,
             mask=mask,
@@ -305,9 +308,11 @@ class Engine:
             len(request.sequences) == request.width or request.sequences[0].finish_reason in ("abort", "error")
         ):
             request.metrics.finished_time = request.metrics.finished_time or time.monotonic()
-            if self.requests.pop(request.request_id, None) is not None and request.prefix is not None:
-                for block in request.prefix.blocks:
-                    self.pool.release(block)
+            if self.requests.pop(request.request_id, None) is None:
+                return
+            for block in request.prefix.blocks if request.prefix is not None else ():
+                self.pool.release(block)
+            self.on_forget(request)
 
 
 def _score(output: StepOutput, i: int, token: int, wanted: int) -> TokenScore:

@@ -66,8 +66,9 @@ class PrefixCache:
     def _root(self, seq: Sequence) -> bytes:
         request = seq.request
         prefix = request.prefix.serial if request.prefix is not None else 0
-        facts = f"{request.cache_salt!r}|{request.adapter}|{request.length_key}|{prefix}".encode()
-        return blake2b(facts, key=self._key, digest_size=16).digest()
+        adapter = request.adapter_serial or request.adapter
+        facts = f"{request.cache_salt!r}|{adapter}|{request.length_key}|{prefix}"
+        return blake2b(facts.encode(), key=self._key, digest_size=16).digest()
 
     def _digest(self, previous: bytes, tokens: Seq[int]) -> bytes:
         return blake2b(previous + array("i", tokens).tobytes(), key=self._key, digest_size=16).digest()

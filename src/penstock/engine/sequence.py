@@ -52,6 +52,7 @@ class Request:
     metrics: RequestMetrics
     cache_salt: str = ""
     adapter: int = 0
+    adapter_serial: int = 0  # differs between all adapters ever loaded, as slots do not
     length_key: int = 0
     priority: int = 0
     order: int = 0

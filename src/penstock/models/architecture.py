@@ -179,7 +179,10 @@ class PositionTokens:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """All facts of one model. ``context_length`` is the longest sequence it was made for, in tokens."""
+    """All facts of one model. ``context_length`` is the longest sequence it was made for, in tokens.
+
+    ``prefix_shifts``: behind a tuned prefix of keys and values, positions go on from its length (else from 0).
+    """
 
     family: str
     vocab_size: int
@@ -191,6 +194,7 @@ class Architecture:
     head: Head = field(default_factory=Head)
     position_channels: int = 1
     position_tokens: PositionTokens | None = None
+    prefix_shifts: bool = True
 
     @property
     def length_scaling(self) -> RopeScaling | None:

@@ -58,6 +58,7 @@ def _first(r: Reader) -> Architecture:
         head=head,
         position_channels=2,
         position_tokens=tokens,
+        prefix_shifts=False,
     )
 
 
@@ -88,7 +89,9 @@ def _later(r: Reader) -> Architecture:
     r.only("interleaved_qkv", False)
     r.read.update(("apply_query_key_layer_scaling", "fp32_residual_connection", "eps"))  # how, not what
     _done(r)
-    return Architecture("chatglm", vocab, hidden, context, (block,) * layers, norm if final else None, head=head)
+    return Architecture(
+        "chatglm", vocab, hidden, context, (block,) * layers, norm if final else None, head=head, prefix_shifts=False
+    )
 
 
 def _done(r: Reader) -> None:
