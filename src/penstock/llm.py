@@ -174,7 +174,9 @@ class LLM:
                 bar.close()
         return [done[request_id] for request_id in order]
 
-    def _stream(self, prompt: Prompt, params: SamplingParams, options: Mapping[str, Any]) -> Generator[RequestOutput, None, None]:
+    def _stream(
+        self, prompt: Prompt, params: SamplingParams, options: Mapping[str, Any]
+    ) -> Generator[RequestOutput, None, None]:
         request_id = f"llm-{next(self._ids)}"
         self.frontend.add(request_id, prompt, params, **options)
         try:

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from penstock import LLM
 from tests import tiny
 
-OPTIONS = {"kv_cache_memory": 1 << 22, "max_num_seqs": 40, "max_num_batched_tokens": 64}
+OPTIONS: dict[str, Any] = {"kv_cache_memory": 1 << 22, "max_num_seqs": 40, "max_num_batched_tokens": 64}
 
 
 @pytest.fixture(scope="session")

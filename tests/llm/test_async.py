@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,8 +22,8 @@ pytestmark = pytest.mark.asyncio
 
 
 @contextlib.asynccontextmanager
-async def opened(checkpoint: Path, **options: object) -> AsyncIterator[AsyncLLM]:
-    async with AsyncLLM(checkpoint, **{**OPTIONS, **options}) as llm:  # type: ignore[arg-type]
+async def opened(checkpoint: Path, **options: Any) -> AsyncIterator[AsyncLLM]:
+    async with AsyncLLM(checkpoint, **{**OPTIONS, **options}) as llm:
         yield llm
 
 

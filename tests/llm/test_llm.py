@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +21,8 @@ GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
 PROMPTS = ["hello world", "the cat", "你好", "浙江的省会在哪里?", "how are you today"]
 
 
-def tokens(llm: LLM, prompt: object, params: SamplingParams = GREEDY) -> list[int]:
-    return list(llm.generate(prompt, params)[0].outputs[0].token_ids)  # type: ignore[arg-type]
+def tokens(llm: LLM, prompt: Any, params: SamplingParams = GREEDY) -> list[int]:
+    return list(llm.generate(prompt, params)[0].outputs[0].token_ids)
 
 
 def test_results_come_in_input_order_with_vllms_names(llm: LLM) -> None:
@@ -86,7 +87,7 @@ def test_stop_strings_cut_the_text_and_end_the_request(llm: LLM) -> None:
     cut = llm.generate("hello", replace(GREEDY, max_tokens=60, stop=(stop,)))[0].outputs[0]
     assert cut.text == text[: text.index(stop)]
     assert (cut.finish_reason, cut.stop_reason) == ("stop", stop)
-    kept = llm.generate("hello", replace(GREEDY, max_tokens=60, stop=stop, include_stop_str_in_output=True))  # type: ignore[arg-type]
+    kept = llm.generate("hello", replace(GREEDY, max_tokens=60, stop=(stop,), include_stop_str_in_output=True))
     assert kept[0].outputs[0].text == text[: text.index(stop)] + stop
     streamed = "".join(o.outputs[0].text for o in llm.stream("hello", replace(GREEDY, max_tokens=60, stop=(stop,))))
     assert streamed == cut.text
@@ -178,15 +179,18 @@ def test_hostile_numbers_are_refused_by_name() -> None:
         {"presence_penalty": True}, {"ignore_eos": "x"},
     ):  # fmt: skip
         with pytest.raises(RequestError) as error:
-            SamplingParams(**values)  # type: ignore[arg-type]
+            SamplingParams(**values)
         assert next(iter(values)) in str(error.value)
 
 
 def test_prompts_that_cannot_be_served_are_refused_before_anything_runs(llm: LLM) -> None:
     steps = llm.model.engine.stats.steps
-    for prompt, message in (("", "empty"), ([], "empty"), ([999], "vocabulary"), ([1.5], "integers"), (7, "prompts")):
+    bad: list[tuple[Any, str]] = [
+        ("", "empty"), ([[]], "empty"), ([999], "vocabulary"), ([1.5], "integers"), (7, "prompts"),
+    ]  # fmt: skip
+    for prompt, message in bad:
         with pytest.raises(RequestError, match=message):
-            llm.generate([prompt] if prompt == [] else prompt, GREEDY)  # type: ignore[list-item]
+            llm.generate(prompt, GREEDY)
     with pytest.raises(ContextLengthError, match="512"):
         llm.generate([1] * 600, GREEDY)
     with pytest.raises(RequestError, match="surrogate"):
@@ -244,8 +248,8 @@ def test_same_bits_alone_in_company_in_chunks_after_hits_and_preemption(
     ]  # fmt: skip
     kv = {"kv_cache_dtype": "bfloat16" if dtype == "bf16" else "float32", "block_size": block}
 
-    def run(together: bool, **options: object) -> list[object]:
-        with LLM(checkpoint, **{**OPTIONS, "max_num_seqs": 33, **kv, **options}) as llm:  # type: ignore[arg-type]
+    def run(together: bool, **options: Any) -> list[object]:
+        with LLM(checkpoint, **{**OPTIONS, "max_num_seqs": 33, **kv, **options}) as llm:
             outputs = (
                 llm.generate(prompts, params)
                 if together
