@@ -136,7 +136,7 @@ def archive(path: Path, pickled: bytes, **members: bytes) -> Path:
     return path
 
 
-CANARIES = {
+CANARIES: dict[str, Any] = {
     "os.system": lambda canary: Calls(os.system, f"touch {canary}"),
     "eval": lambda canary: Calls(eval, f"open({str(canary)!r}, 'w')"),
     "exec": lambda canary: Calls(exec, f"open({str(canary)!r}, 'w')"),

@@ -10,7 +10,7 @@ weights, by theirs.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -99,15 +99,13 @@ def main() -> None:
     plain = Measured(folder, None).logits(windows)
     before = perplexity(plain, windows)
     print(f"{sum(map(len, windows))} tokens; plain weights: perplexity {before:.4f}")
-    cases: dict[str, Callable[[], Convert]] = {
-        **{f"int8, group {g}": (lambda g=g: converter("int8", g)) for g in (32, 64, 128)},
-        **{f"int4, group {g}": (lambda g=g: converter("int4", g)) for g in (32, 64, 128)},
-        **{kind: (lambda kind=kind: blocks(kind)) for kind in ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")},
-    }
+    cases: dict[str, Convert] = {f"int8, group {g}": converter("int8", g) for g in (32, 64, 128)}
+    cases |= {f"int4, group {g}": converter("int4", g) for g in (32, 64, 128)}
+    cases |= {kind: blocks(kind) for kind in ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")}
     print("| format | bits a weight | weights | logits, largest | logits, mean | perplexity | change |")
     print("|---|---|---|---|---|---|---|")
-    for name, make in cases.items():
-        model = Measured(folder, make())
+    for name, convert in cases.items():
+        model = Measured(folder, convert)
         logits = model.logits(windows)
         change = np.abs(np.concatenate(logits) - np.concatenate(plain))
         after = perplexity(logits, windows)

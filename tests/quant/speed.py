@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -41,6 +42,10 @@ def words(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(-(1 << 31), 1 << 31, shape, dtype=np.int64).astype(np.int32)
 
 
+def copies(tensors: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return [array.copy() for array in tensors.values()]
+
+
 def main() -> None:
     scales = np.full((N // 128, N), 0.01, np.float16)
     rows = np.full((N, N // 128), 0.01, np.float16)
@@ -71,8 +76,8 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for name, (scheme, tensors) in cases.items():
         size = sum(array.nbytes for array in tensors.values())
-        read = seconds(lambda scheme=scheme, tensors=tensors: scheme.build(SPEC, tensors))
-        copy = seconds(lambda tensors=tensors: [array.copy() for array in tensors.values()])
+        read = seconds(partial(scheme.build, SPEC, tensors))
+        copy = seconds(partial(copies, tensors))
         data = scheme.build(SPEC, tensors)
         line(name, f"{size / read / 1e9:.2f} | {copy / read:.2f} | {N * N / read / 1e6:.0f}", data)
     for kind, block in BLOCKS.items():
@@ -80,7 +85,7 @@ def main() -> None:
         line(kind, "a view | - | -", WeightData(kind, (N, N), {"blocks": raw}))
     plain = WeightData("f32", (N, N), {"weight": np.random.default_rng(0).standard_normal((N, N), np.float32)})
     for bits, group in ((8, 128), (4, 32)):
-        took = seconds(lambda bits=bits, group=group: quantise(plain, bits, group))
+        took = seconds(partial(quantise, plain, bits, group))
         line(f"made at load: int{bits}", f"{N * N * 4 / took / 1e9:.2f} | - | {N * N / took / 1e6:.0f}",
              quantise(plain, bits, group))  # fmt: skip
 

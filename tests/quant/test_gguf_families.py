@@ -172,7 +172,7 @@ def convert(
 @pytest.mark.parametrize("name", CASES)
 def test_the_file_is_the_checkpoint(name: str, tmp_path: Path) -> None:
     path, config = convert(name, tmp_path)
-    ids = np.random.default_rng(3).integers(3, 300, 100)
+    ids = np.random.default_rng(3).integers(3, 300, 100).tolist()
     with open_runner(golden(name) / "ckpt", config=config) as runner:
         expected = runner.prefill(ids)
     with open_runner(path) as runner:
@@ -216,7 +216,8 @@ def test_metadata_that_makes_no_sense_is_told(tmp_path: Path) -> None:
         ("block_count", 1, "left over"),
         ("block_count", 9, "missing"),
     ):
-        path, _ = convert("llama", tmp_path, **{key: value, **({"rope.scaling.factor": 2.0} if "type" in key else {})})
+        changed: dict[str, Any] = {key: value} | ({"rope.scaling.factor": 2.0} if "type" in key else {})
+        path, _ = convert("llama", tmp_path, **changed)
         with pytest.raises((CheckpointError, UnsupportedError), match=said), open_runner(path):
             pass
 
@@ -268,6 +269,7 @@ def test_rotary_factors_of_another_length_are_told(tmp_path: Path, count: int) -
 
 
 def test_heads_of_no_width_are_told(tmp_path: Path) -> None:
-    path, _ = convert("llama", tmp_path, **{"attention.key_length": 0, "attention.value_length": 0})
+    none: dict[str, Any] = {"attention.key_length": 0, "attention.value_length": 0}
+    path, _ = convert("llama", tmp_path, **none)
     with pytest.raises(CheckpointError, match="heads of no width"):
         Checkpoint.open(path)

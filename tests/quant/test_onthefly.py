@@ -117,7 +117,7 @@ def test_a_whole_model(family: str) -> None:
         program = build(architecture)
         plain = {spec.name: dequantise(data) for spec, data in stream_weights(checkpoint, program, rules)}
         stream = stream_weights(checkpoint, program, rules, found.scheme_for, convert=found.convert)
-        formats = {}
+        formats: dict[str, set[str]] = {}
         for spec, data in stream:
             formats[spec.kind] = formats.get(spec.kind, set()) | {data.format}
             assert np.abs(dequantise(data) - plain[spec.name]).max() <= np.abs(plain[spec.name]).max() / 250

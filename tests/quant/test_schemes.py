@@ -54,8 +54,11 @@ def awq(n: int, k: int, group: int, seed: int = 0) -> tuple[Tensors, np.ndarray]
     scales = r.uniform(0.01, 0.1, (k // group, n)).astype(np.float16)
     which = np.arange(k) // group
     expected = ((codes - zeros[which]).astype(np.float32) * scales[which].astype(np.float32)).T
-    pack = lambda x: packed(x.reshape(x.shape[0], -1, 8)[:, :, ORDER].reshape(x.shape), 4)  # noqa: E731
-    return {"qweight": pack(codes), "qzeros": pack(zeros), "scales": scales}, expected
+    return {"qweight": interleaved(codes), "qzeros": interleaved(zeros), "scales": scales}, expected
+
+
+def interleaved(codes: np.ndarray) -> np.ndarray:
+    return packed(codes.reshape(codes.shape[0], -1, 8)[:, :, ORDER].reshape(codes.shape), 4)
 
 
 def gptq(
@@ -98,7 +101,7 @@ def test_gptq_number_by_number(n: int, k: int, bits: int, group: int, v2: bool, 
 
 
 def test_gptq_stores_a_zero_of_0_as_the_largest_code() -> None:
-    tensors = {"qweight": np.zeros((1, 8), np.int32), "qzeros": np.full((1, 1), -1, np.int32),
+    tensors: Tensors = {"qweight": np.zeros((1, 8), np.int32), "qzeros": np.full((1, 1), -1, np.int32),
                "scales": np.ones((1, 8), np.float16)}  # fmt: skip
     assert not dequantise(built(GptqScheme(4, -1, False), 8, 8, tensors)).any()
     assert (dequantise(built(GptqScheme(4, -1, False, v2=True), 8, 8, tensors)) == -15).all()
@@ -150,7 +153,7 @@ def test_coded_number_by_number(dtype: Any, shape: tuple[int, ...], how: dict[st
 
 def test_coded_zero_points_and_fixed_input_scales() -> None:
     weight = random().integers(-128, 128, (4, 8)).astype(np.int8)
-    tensors = {
+    tensors: Tensors = {
         "weight": weight,
         "weight_scale": np.full((4, 1), 0.5, np.float16),
         "input_scale": np.ones(1, np.float32),
@@ -249,8 +252,9 @@ def load(tensors: Tensors, wanted: Any, rules: list[Any], scheme: Scheme) -> dic
 
 @pytest.mark.parametrize("kind", ["awq", "gptq"])
 def test_split_permute_and_stack(kind: str) -> None:
-    make = (lambda seed: awq(32, 64, 32, seed)) if kind == "awq" else (
-        lambda seed: gptq(32, 64, 4, 32, desc=True, seed=seed))  # fmt: skip
+    def make(seed: int) -> tuple[Tensors, np.ndarray]:
+        return awq(32, 64, 32, seed) if kind == "awq" else gptq(32, 64, 4, 32, desc=True, seed=seed)
+
     scheme: Scheme = AwqScheme(32) if kind == "awq" else GptqScheme(4, 32, False)
     tensors, whole = make(1)
     named = {f"qkv.{part}": array for part, array in tensors.items()}
