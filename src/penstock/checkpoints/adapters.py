@@ -80,7 +80,7 @@ def open_adapter(path: str | Path, base: Base, max_rank: int) -> AdapterData:
     """
     from penstock.checkpoints import lora, lora_targets, prefix
 
-    folder, file = _locate(path)
+    folder, file = locate_adapter(path)
     if file is not None and file.suffix == ".npy":
         return prefix.read_pre_caches(file, base.program)
     if (folder / "adapter_config.json").exists():
@@ -129,7 +129,8 @@ def floats(source: WeightSource, name: str) -> F32:
     return found
 
 
-def _locate(path: str | Path) -> tuple[Path, Path | None]:
+def locate_adapter(path: str | Path) -> tuple[Path, Path | None]:
+    """The adapter's folder, and the file in it if one was named."""
     place = Path(path).expanduser()
     try:
         if place.is_dir():

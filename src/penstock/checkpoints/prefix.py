@@ -35,7 +35,7 @@ def read_peft(
         table = _matrix(source, PEFT_KEY)
         spare = [name for name in names if name != PEFT_KEY]
     else:
-        table, spare = _projected(source, "transform", folder, project=bool(config.get("prefix_projection")))
+        table, spare = _projected(source, "transform", folder)
     if spare:
         raise UnsupportedError(f"{folder}: these tensors are not supported: {some(spare, 6)}")
     rows = config.get("num_virtual_tokens")
@@ -54,7 +54,7 @@ def read_peft(
 
 def read_chatglm(source: WeightSource, settings: Mapping[str, Any], folder: Path, program: Program) -> PrefixAdapter:
     """ChatGLM's ``prefix_encoder``; positions of the tokens begin at 0 all the same."""
-    table, _ = _projected(source, "trans", folder, project=bool(settings.get("prefix_projection")))
+    table, _ = _projected(source, "trans", folder)
     declared = settings.get("pre_seq_len")
     if declared is not None and declared != len(table):
         raise CheckpointError(
@@ -90,8 +90,11 @@ def read_pre_caches(file: Path, program: Program) -> PrefixAdapter:
     return PrefixAdapter(tuple((pair[0], pair[1]) for pair in flat), shifts=None)
 
 
-def _projected(source: WeightSource, mlp: str, folder: Path, *, project: bool) -> tuple[F32, list[str]]:
-    """The table, through its network (linear, tanh, linear) if it has one; and the names that are not part of it."""
+def _projected(source: WeightSource, mlp: str, folder: Path) -> tuple[F32, list[str]]:
+    """The table, through its network (linear, tanh, linear) if it has one; and the names that are not part of it.
+
+    The tensors say whether there is a network; a configuration's ``prefix_projection`` has been seen to be wrong.
+    """
     ends = ["embedding.weight", *(f"{mlp}.{i}.{part}" for i in (0, 2) for part in ("weight", "bias"))]
     found: dict[str, str] = {}
     for name in source.names():
@@ -102,7 +105,7 @@ def _projected(source: WeightSource, mlp: str, folder: Path, *, project: bool) -
         raise CheckpointError(f"{folder}: no {PEFT_KEY} and no prefix encoder in the file; it is incomplete")
     table = _matrix(source, found["embedding.weight"])
     spare = [name for name in source.names() if name not in found.values()]
-    if not project:
+    if len(found) == 1:
         return table, spare
     absent = [end for end in ends if end not in found]
     if absent:
@@ -130,7 +133,7 @@ def _layers(table: F32, program: Program, folder: Path) -> tuple[tuple[F32, F32]
     if table.shape[1] != 2 * sum(widths):
         raise CheckpointError(
             f"{folder}: a prefix of {table.shape[1]} numbers a token, but the model's {len(widths)} layers keep "
-            f"{2 * sum(widths)}: it belongs to another base model, or needs prefix_projection"
+            f"{2 * sum(widths)}: it belongs to another base model"
         )
     layers = []
     start = 0

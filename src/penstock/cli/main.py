@@ -15,6 +15,7 @@ COMMANDS = {
     "generate": ("penstock.cli.generate", "complete prompts, streaming the text as it comes"),
     "chat": ("penstock.cli.chat", "talk with a model in the terminal"),
     "serve": ("penstock.cli.serve", "answer HTTP requests in OpenAI's form"),
+    "merge": ("penstock.cli.merge", "merge a LoRA adapter into its base model"),
     "tokenize": ("penstock.cli.tokenize", "show the tokens of a text, or the text of tokens"),
     "doctor": ("penstock.cli.doctor", "check this machine and this installation, with a remedy for each finding"),
     "config": ("penstock.cli.config", "show the settings in force and where each comes from"),
