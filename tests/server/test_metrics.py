@@ -41,6 +41,7 @@ def test_counters_and_histograms_under_both_names(checkpoint):
 
 
 def test_health_ready_version_and_load(server):
+    assert b"is running" in server.get("/").body and server.request("HEAD", "/").status == 200
     for path in ("/health", "/healthz", "/ready", "/readyz", "/live", "/livez", "/ping"):
         assert server.get(path).json == {"status": "ok"}
     assert isinstance(server.get("/version").json["version"], str)

@@ -114,6 +114,8 @@ class _Exchange:
 
     async def _serve(self) -> None:
         state, headers = self.state, self.headers
+        if self.scope["http_version"] not in ("1.0", "1.1"):
+            raise HttpError(505, "http_version", "only HTTP/1.0 and HTTP/1.1 are spoken here")
         check_host(headers, state.options)
         endpoint, self.dialect, params = self._route()
         if not endpoint.public:

@@ -1,4 +1,4 @@
-"""``POST /``: TGI's compatible route for ``inputs``, and the plain demo of ``prompt`` to ``response``."""
+"""``/``: a welcome; ``POST``: TGI's route for ``inputs``, and the plain demo of ``prompt`` to ``response``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import msgspec
 
+from penstock._version import __version__
 from penstock.errors import RequestError
 from penstock.server.answers import Answers
 from penstock.server.body import parse, read
@@ -48,7 +49,14 @@ def dialect(options: ServerOptions) -> Dialect:
             return await demo(call, read(fields, DemoRequest))
         raise RequestError("POST / takes {'prompt': …}, or {'inputs': …} as text-generation-inference does")
 
-    return Dialect("root", (Endpoint("POST", "/", root),), error)
+    return Dialect("root", (Endpoint("GET", "/", welcome), Endpoint("POST", "/", root)), error)
+
+
+async def welcome(call: Call) -> Reply:
+    """Who is here, for people and for clients that look whether anybody is."""
+    names = ", ".join(call.state.served)
+    text = f"penstock {__version__} is running (model: {names}).\nOpenAI's API: /v1; all routes: /openapi.json\n"
+    return Reply(text.encode(), content_type="text/plain; charset=utf-8")
 
 
 async def demo(call: Call, request: DemoRequest) -> Reply:

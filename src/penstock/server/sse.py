@@ -20,8 +20,8 @@ def named_event(name: str, value: Any) -> bytes:
     return b"event: " + name.encode() + b"\n" + event(value)
 
 
-class Template:
-    """An event with holes: ``Template({"a": HOLE, "b": 1}, 1)(encode("x"))``. Holes are filled with JSON, in order."""
+class Chunk:
+    """An event with holes: ``Chunk({"a": HOLE, "b": 1}, 1)(encode("x"))``. Holes are filled with JSON, in order."""
 
     def __init__(self, value: Mapping[str, Any]) -> None:
         self._parts = (b"data: " + encode(value) + b"\n\n").split(encode(_HOLE))

@@ -16,7 +16,7 @@ from penstock.server.openai.errors import error_body
 from penstock.server.openai.schema import HARMLESS, REFUSED, ChatRequest
 from penstock.server.prompts import render_chat
 from penstock.server.reading import Reading, reading
-from penstock.server.sse import DONE, HOLE, Template, event
+from penstock.server.sse import DONE, HOLE, Chunk, event
 from penstock.server.state import Served
 from penstock.server.structured import use as structured
 from penstock.server.tools.check import check_tools
@@ -137,8 +137,8 @@ class _Chat:
         running_usage = with_usage and bool(options and options.continuous_usage_stats)
         quiet = {"logprobs": None, "finish_reason": None, "stop_reason": None}
         quick_choice = {"index": HOLE, "delta": {"content": HOLE}, **quiet}
-        quick = Template({**self.head, "choices": [quick_choice], **({"usage": None} if with_usage else {})})
-        full = Template({**self.head, "choices": [HOLE], **({"usage": HOLE} if with_usage else {})})
+        quick = Chunk({**self.head, "choices": [quick_choice], **({"usage": None} if with_usage else {})})
+        full = Chunk({**self.head, "choices": [HOLE], **({"usage": HOLE} if with_usage else {})})
         rich = bool(self.request.logprobs or self.request.return_token_ids or running_usage)
         plain = self.reading.plain
         done = [False] * self.params.n

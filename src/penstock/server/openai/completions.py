@@ -16,7 +16,7 @@ from penstock.server.openai import adapt
 from penstock.server.openai.errors import error_body
 from penstock.server.openai.schema import HARMLESS, REFUSED, CompletionRequest
 from penstock.server.prompts import MAX_PROMPTS, PromptItem, encode_prompts
-from penstock.server.sse import DONE, HOLE, Template, event
+from penstock.server.sse import DONE, HOLE, Chunk, event
 from penstock.server.state import Served
 from penstock.server.structured import use as structured
 from penstock.types import CompletionOutput, RequestOutput, SamplingParams
@@ -165,8 +165,8 @@ class _Completion:
         running_usage = with_usage and bool(options and options.continuous_usage_stats)
         tail = {"usage": None} if with_usage else {}
         plain = {"index": HOLE, "text": HOLE, "logprobs": None, "finish_reason": None, "stop_reason": None}
-        quick = Template({**self.head, "choices": [plain], **tail})
-        full = Template({**self.head, "choices": [HOLE], **({"usage": HOLE} if with_usage else {})})
+        quick = Chunk({**self.head, "choices": [plain], **tail})
+        full = Chunk({**self.head, "choices": [HOLE], **({"usage": HOLE} if with_usage else {})})
         rich = request.logprobs is not None or bool(request.return_token_ids) or running_usage or self.nothing
         places = [_Place() for _ in range(len(prompts) * self.params.n)]
         async for i, output in answers.outputs():
