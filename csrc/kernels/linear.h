@@ -134,9 +134,9 @@ void fill_panel(Act act, const float* x, int64_t k, uint32_t* panel, int rows, i
     }
     for (int64_t i = 0; i < k; i += 16) {
         const int n = static_cast<int>(k - i < 16 ? k - i : 16);
-        uint32_t words[8];
-        store_bf16(reinterpret_cast<uint16_t*>(words), load(x + i, n), 16);
-        for (int j = 0; j < (n + 1) / 2; j++) panel[(i / 2 + j) * rows] = words[j];
+        uint16_t half[16];
+        store_bf16(half, load(x + i, n), 16);
+        for (int j = 0; j < (n + 1) / 2; j++) std::memcpy(panel + (i / 2 + j) * rows, half + 2 * j, 4);
     }
 }
 
