@@ -241,7 +241,8 @@ def _stored_dtype(settings: Mapping[str, Any], checkpoint: Checkpoint) -> str:
             info = checkpoint.weights.info(name)
             sizes[str(info.dtype)] = sizes.get(str(info.dtype), 0) + info.nbytes
     most = max(sizes, key=lambda k: sizes[k]) if sizes else "float32"
-    return {"float16": "f16", "bfloat16": "bf16", "F16": "f16", "BF16": "bf16"}.get(most, "f32")
+    quantised = {"uint8": "f16", "int8": "f16", "int32": "f16", "float8_e4m3fn": "bf16"}
+    return {"float16": "f16", "bfloat16": "bf16", **quantised}.get(most, "f32")
 
 
 def _tokenizer(config: Config, checkpoint: Checkpoint) -> Tokenizer:

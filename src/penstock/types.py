@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,6 +155,19 @@ class SamplingParams:
     @property
     def greedy(self) -> bool:
         return self.temperature < 1e-5 or self.top_k == 1
+
+
+class Constraint(Protocol):
+    """What one answer may continue with (structured output). The engine holds one an answer and copies it on a fork."""
+
+    def mask(self) -> U32:
+        """[ceil(vocab / 32)] bits of the tokens that may come next; end tokens where the answer may end."""
+
+    def accept(self, token: int) -> None:
+        """``token``, one of those allowed, was drawn. Raises ``ExecutionError`` if it cannot be taken."""
+
+    def copy(self) -> Constraint:
+        """An independent constraint in the same state."""
 
 
 @dataclass(slots=True)

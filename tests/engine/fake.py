@@ -38,6 +38,12 @@ class FakeExecutor:
 
     def close(self) -> None: ...
 
+    def load_adapter(self, slot: int, tensors: object) -> None: ...
+
+    def unload_adapter(self, slot: int) -> None: ...
+
+    def write_kv(self, layer: int, slots: object, k: object, v: object) -> None: ...
+
     def trace(self, batch: Batch, hook: Hook) -> StepOutput:
         raise NotImplementedError
 
@@ -79,7 +85,8 @@ class FakeExecutor:
             seed = 0 if sampling.temperature[i] == 0 else int(sampling.seed[i])
             drawn = next_token(context, seed)
             bias = sampling.bias_ids[sampling.bias_start[i] : sampling.bias_start[i + 1]]
-            while drawn in bias:
+            mask = sampling.masks[sampling.mask_row[i]] if sampling.mask_row[i] >= 0 else None
+            while drawn in bias or (mask is not None and not mask[drawn // 32] >> np.uint32(drawn % 32) & 1):
                 drawn = (drawn + 1) % VOCAB
             tokens[i] = sampling.target[i] if sampling.target[i] >= 0 else drawn
             invalid[i] = self.poison is not None and self.poison in context

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.engine.engine import Engine
-from penstock.errors import ContextLengthError, OverloadedError, RequestError
-from penstock.types import SamplingParams
+from penstock.engine.engine import Engine, drain
+from penstock.engine.sequence import bit_mask
+from penstock.errors import ContextLengthError, ExecutionError, OverloadedError, RequestError
+from penstock.types import U32, SamplingParams
 from tests.engine.fake import VOCAB, expected, fake, greedy, make_engine, run_all
 
 prompts = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=40)
@@ -338,6 +339,47 @@ def test_prefixes_are_pinned_named_and_bounded() -> None:
     engine.add("r", [1] * 18, greedy(2), prefix="p")
     engine.remove_prefix("p")
     assert run_all(engine)["r", 0]
+    assert_empty(engine)
+
+
+class Alternating:
+    """Even and odd tokens in turn, and an error after ``most`` of them."""
+
+    def __init__(self, most: int, taken: tuple[int, ...] = ()) -> None:
+        self.most, self.taken = most, list(taken)
+
+    def mask(self) -> U32:
+        return bit_mask(range(len(self.taken) % 2, VOCAB, 2), VOCAB)
+
+    def accept(self, token: int) -> None:
+        assert token % 2 == len(self.taken) % 2
+        self.taken.append(token)
+        if len(self.taken) > self.most:
+            raise ExecutionError("nothing can follow")
+
+    def copy(self) -> Alternating:
+        return Alternating(self.most, tuple(self.taken))
+
+
+@pytest.mark.parametrize("blocks", [64, 6])
+def test_constraints_are_asked_before_each_token_and_forked_with_their_answers(blocks: int) -> None:
+    engine = make_engine(num_blocks=blocks, block_size=4)
+    engine.add("r", [1, 2, 3], SamplingParams(n=3, seed=5, max_tokens=12), constraint=Alternating(100))
+    engine.add("plain", [1, 2, 3], greedy(6))
+    found = run_all(engine)
+    for index in range(3):
+        assert [t % 2 for t in found["r", index]] == [0, 1] * 6
+    assert found["r", 0] != found["r", 1]
+    assert found["plain", 0] == expected([1, 2, 3], 6)
+    assert_empty(engine)
+
+
+def test_a_constraint_that_fails_ends_its_answer_with_the_reason() -> None:
+    engine = make_engine()
+    engine.add("r", [1], greedy(12), constraint=Alternating(3))
+    updates = list(drain(engine))
+    assert [u.finish_reason for u in updates] == [None, None, None, "error"]
+    assert updates[-1].error == "nothing can follow"
     assert_empty(engine)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from penstock.engine.scheduler import Plan, Scheduled
 from penstock.engine.sequence import Sequence
-from penstock.types import I32, Batch, SamplingBatch
+from penstock.types import I32, U32, Batch, SamplingBatch
 
 Positions = Callable[[Sequence, int, int], I32]
 """``(sequence, start, count) -> [channels, count]`` positions of its tokens start .. start + count."""
@@ -189,10 +189,11 @@ def _bias(entry: Entry) -> tuple[Iterable[float], ...] | None:
     """Token biases of one entry; before ``min_tokens`` whatever would end the answer is impossible."""
     seq = entry.seq
     params = seq.request.params
-    if entry.prompt_index >= 0 or (not params.logit_bias and seq.num_output >= params.min_tokens):
+    too_early = seq.num_output < params.min_tokens and seq.constraint is None  # a constraint says itself when to end
+    if entry.prompt_index >= 0 or not (params.logit_bias or too_early):
         return None
     bias = dict(params.logit_bias or {})
-    if seq.num_output < params.min_tokens:
+    if too_early:
         for token in (*seq.request.eos_ids, *seq.request.stop_ids):
             bias[token] = float("-inf")
     return bias.keys(), bias.values()
@@ -223,12 +224,21 @@ def _ragged(
     return [start, *(np.asarray(c, d) for c, d in zip(columns, dtypes, strict=True))]
 
 
+def _mask(seq: Sequence) -> U32 | None:
+    """Tokens that the request allows and, with a constraint, that may come next."""
+    mask = seq.request.mask
+    if seq.constraint is None:
+        return mask
+    allowed = seq.constraint.mask()
+    return allowed if mask is None else allowed & mask
+
+
 def _masks(entries: list[Entry]) -> tuple[NDArray[np.uint32], I32]:
     rows = np.full(len(entries), -1, np.int32)
     masks: list[NDArray[np.uint32]] = []
     for i, entry in enumerate(entries):
-        mask = entry.seq.request.mask
-        if mask is not None and entry.prompt_index < 0:
+        mask = _mask(entry.seq) if entry.prompt_index < 0 else None
+        if mask is not None:
             rows[i] = len(masks)
             masks.append(mask)
     return (np.stack(masks) if masks else np.zeros((0, 0), np.uint32)), rows

@@ -18,7 +18,7 @@ from penstock.engine.scheduler import Plan, Scheduled, Scheduler
 from penstock.engine.sequence import Prefix, Request, Sequence, SequenceUpdate, Status, TokenScore
 from penstock.errors import ExecutionError, OverloadedError, PenstockError, RequestError, nearest
 from penstock.executors.base import Executor
-from penstock.types import Batch, FinishReason, RequestMetrics, SamplingParams, StepOutput
+from penstock.types import Batch, Constraint, FinishReason, RequestMetrics, SamplingParams, StepOutput
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +113,7 @@ class Engine:
         adapter: int = 0,
         adapter_serial: int = 0,
         prefix: str | None = None,
+        constraint: Constraint | None = None,
         priority: int = 0,
         arrival_time: float | None = None,
     ) -> Request:
@@ -155,7 +156,7 @@ class Engine:
             )
         for block in held.blocks if held is not None else ():
             self.pool.share(block)  # kept until the request ends, even if the prefix is unloaded or it is preempted
-        first = Sequence(request, 0, list(tokens))
+        first = Sequence(request, 0, list(tokens), constraint=constraint)
         if params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty:
             first.counts = {}
         request.sequences.append(first)
@@ -276,6 +277,12 @@ class Engine:
         _clock(request.metrics, seq, now)
         self._stats.generation_tokens += 1
         reason, stop_reason = self._ending(seq, token)
+        if seq.constraint is not None and reason is None:
+            try:
+                seq.constraint.accept(token)
+            except ExecutionError as error:
+                self.finish(seq, "error")
+                return SequenceUpdate(request, seq.index, (token,), scores, "error", None, str(error))
         if reason is not None:
             self.finish(seq, reason, stop_reason)
         return SequenceUpdate(request, seq.index, (token,), scores, reason, stop_reason)

@@ -7,6 +7,7 @@ of one, or a recomputation.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from enum import Enum
@@ -14,7 +15,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from penstock.types import U32, FinishReason, RequestMetrics, SamplingParams
+from penstock.types import U32, Constraint, FinishReason, RequestMetrics, SamplingParams
 
 
 class Status(Enum):
@@ -120,6 +121,7 @@ class Sequence:
     stop_reason: int | str | None = None
     cumulative_logprob: float = 0.0
     counts: dict[int, int] | None = None
+    constraint: Constraint | None = None
 
     @property
     def wanted(self) -> int:
@@ -152,6 +154,7 @@ class Sequence:
         child = Sequence(self.request, index, list(self.tokens), self.computed, list(self.blocks))
         child.block_names = list(self.block_names)
         child.counts = dict(self.counts) if self.counts is not None else None
+        child.constraint = self.constraint.copy() if self.constraint is not None else None
         return child
 
 
@@ -168,9 +171,9 @@ class SequenceUpdate:
     error: str | None = None
 
 
-def bit_mask(ids: Seq[int], vocab_size: int) -> U32:
+def bit_mask(ids: Iterable[int], vocab_size: int) -> U32:
     """[ceil(vocab/32)] bit mask with exactly ``ids`` allowed."""
     mask = np.zeros((vocab_size + 31) // 32, np.uint32)
-    index = np.asarray(ids, np.int64)
+    index = np.fromiter(ids, np.int64)
     np.bitwise_or.at(mask, index // 32, (np.uint32(1) << (index % 32).astype(np.uint32)))
     return mask
