@@ -60,9 +60,9 @@ def test_what_the_masks_allow_is_what_was_asked_for(compiler, seed):
     assert 0 <= found["age"] <= 99 and found["name"] in ("Ann", "Bob")
 
 
-def test_forks_go_their_own_way(compiler):
+def test_copies_go_their_own_way(compiler):
     first = compiler.compile(Grammar("choice", '["ax", "by"]'))
-    second = first.fork()
+    second = first.copy()
     first.accept(ord("a"))
     second.accept(ord("b"))
     assert walk(first, 0) == "x" and walk(second, 0) == "y"

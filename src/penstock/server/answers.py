@@ -47,7 +47,7 @@ class Answers:
         async def one(i: int, prompt: Prompt) -> None:
             mine = dict(options or {})
             if "constraint" in mine:
-                mine["constraint"] = mine["constraint"].fork()
+                mine["constraint"] = mine["constraint"].copy()
             self._streams[i] = await served.llm.submit(prompt, params, f"http-{uuid4().hex}", **mine)
 
         try:

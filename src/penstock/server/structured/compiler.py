@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from penstock.assemble import Model
-from penstock.errors import RequestError, missing
+from penstock.errors import ExecutionError, RequestError, missing
 from penstock.server.structured.grammar import Grammar
 from penstock.types import U32
 
@@ -32,7 +32,7 @@ LIMITS = {
 class Constraint:
     """What may come next in one answer. Used from the engine's thread only.
 
-    ``mask`` [ceil(vocab/32)] has a bit for each token that is allowed; ``accept`` moves on by a token; ``fork`` is for
+    ``mask`` [ceil(vocab/32)] has a bit for each token that is allowed; ``accept`` moves on by a token; ``copy`` is for
     a sibling that has the same tokens so far.
     """
 
@@ -46,10 +46,11 @@ class Constraint:
         return self._mask
 
     def accept(self, token: int) -> None:
-        if not self._matcher.is_stopped():
-            self._matcher.consume_token(token)
+        """Raises ``ExecutionError`` for a token that cannot be taken, or when the grammar's limits are reached."""
+        if not self._matcher.consume_token(token):
+            raise ExecutionError(f"constrained output stopped: {_short(self._matcher.get_error())}")
 
-    def fork(self) -> Constraint:
+    def copy(self) -> Constraint:
         return Constraint(self._matcher.deep_copy(), len(self._mask))
 
 
