@@ -64,7 +64,9 @@ def write_peft(
     folder.mkdir(parents=True, exist_ok=True)
     plain = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "none", "target_modules": ["q_proj"]}
     (folder / "adapter_config.json").write_text(json.dumps({**plain, **(config or {})}))
-    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, folder / "adapter_model.safetensors")
+    save_file(
+        {name: np.ascontiguousarray(array) for name, array in tensors.items()}, folder / "adapter_model.safetensors"
+    )
     return folder
 
 
