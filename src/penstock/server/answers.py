@@ -46,6 +46,8 @@ class Answers:
 
         async def one(i: int, prompt: Prompt) -> None:
             mine = dict(options or {})
+            if served.adapter is not None:
+                mine["adapter"] = served.adapter
             if "constraint" in mine:
                 mine["constraint"] = mine["constraint"].copy()
             self._streams[i] = await served.llm.submit(prompt, params, f"http-{uuid4().hex}", **mine)

@@ -118,7 +118,9 @@ class _Exchange:
             raise HttpError(505, "http_version", "only HTTP/1.0 and HTTP/1.1 are spoken here")
         check_host(headers, state.options)
         endpoint, self.dialect, params = self._route()
-        if not endpoint.public:
+        if endpoint.admin:
+            state.check_admin(headers)
+        elif not endpoint.public:
             state.keys.check(headers)
         check_origin(headers, state.options)
         body = b""

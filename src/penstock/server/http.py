@@ -75,7 +75,7 @@ class Endpoint:
     """A route of a dialect.
 
     ``public``: answered without a key (liveness only). ``raw``: any content type. ``body``: what the body is read as,
-    for the description of the API.
+    for the description of the API. ``admin``: wants an administrator's key, and is shut where there is none.
     """
 
     method: str
@@ -84,6 +84,7 @@ class Endpoint:
     public: bool = False
     raw: bool = False
     body: type[msgspec.Struct] | None = None
+    admin: bool = False
 
 
 @dataclass(frozen=True, slots=True)

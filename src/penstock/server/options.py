@@ -17,7 +17,8 @@ class ServerOptions:
     """Sizes in bytes, times in seconds.
 
     ``host`` is loopback unless told otherwise; ``port`` 0 takes a free one. ``api_keys`` / ``api_key_file`` (one a
-    line) guard every route but liveness. ``allowed_hosts``: Host headers taken besides loopback names when bound to
+    line) guard every route but liveness; ``admin_api_keys`` open the routes that change what is served, which are
+    shut without one. ``allowed_hosts``: Host headers taken besides loopback names when bound to
     loopback (``*``: any). ``allowed_origins``: web pages of other origins that may call (CORS); none by default.
     ``max_requests_per_client`` (0: no bound) counts by API key, else by address; ``request_timeout`` (0: none) is for
     the whole answer. ``tool_call_parser``: how the model writes calls, by its template when ``auto``. ``reasoning``:
@@ -28,6 +29,7 @@ class ServerOptions:
     port: int = 8000
     api_keys: tuple[str, ...] = ()
     api_key_file: str | None = None
+    admin_api_keys: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     disabled_dialects: tuple[str, ...] = ()
@@ -89,7 +91,7 @@ def split(options: Mapping[str, Any]) -> tuple[ServerOptions, dict[str, Any]]:
     return ServerOptions(**mine), rest
 
 
-TUPLES = frozenset({"api_keys", "allowed_hosts", "allowed_origins", "disabled_dialects"})
+TUPLES = frozenset({"api_keys", "admin_api_keys", "allowed_hosts", "allowed_origins", "disabled_dialects"})
 
 
 def _tuple(value: Any) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ ANY_MODEL = frozenset({"", "tgi", "dummy", "default"})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Served:
-    """A model on the port. ``created``: when it was loaded, Unix seconds."""
+    """A model on the port, with an adapter of it or none. ``created``: when it was loaded, Unix seconds."""
 
     name: str
     llm: AsyncLLM
@@ -35,6 +35,7 @@ class Served:
     fingerprint: str
     created: int
     aliases: frozenset[str] = frozenset()
+    adapter: str | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +51,7 @@ class State:
     keys: Keys
     metrics: Metrics
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    admin_keys: Keys = field(default_factory=Keys)
     shared: dict[str, Any] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     clients: Counter[str] = field(default_factory=Counter)
@@ -64,6 +66,9 @@ class State:
         found = self.served.get(name) or next((s for s in self.served.values() if name in s.aliases), None)
         if found is not None:
             return found
+        for served in self.served.values():
+            if name in served.llm.model.adapters.names():
+                return replace(served, name=name, adapter=name)
         if name in ANY_MODEL:
             return first
         known = ", ".join(f"'{n}'" for n in self.served)
@@ -78,6 +83,13 @@ class State:
         ``max_tokens`` None: as many as the context allows.
         """
         return from_hf(self.sampling, replace(served.llm.default_sampling_params(), max_tokens=max_tokens))
+
+    def check_admin(self, headers: Mapping[str, str]) -> None:
+        """Raises unless an administrator asks, and where there is none."""
+        if not self.admin_keys:
+            self.keys.check(headers)
+            raise HttpError(403, "forbidden", "this route is shut: start the server with --admin-api-keys to open it")
+        self.admin_keys.check(headers)
 
     def client(self, headers: Mapping[str, str], address: str) -> str:
         """Who asks: a key's digest, else an address."""
@@ -145,7 +157,8 @@ def make_state(
         facts = f"{__version__}|{sorted(llm.model.resolved.items())}".encode()
         digest = "ps_" + blake2b(facts, digest_size=6).hexdigest()
         served[name] = Served(name, llm, metrics.add(name, llm), digest, int(time.time()), aliases)
-    state = State(options, served, load_keys(options.api_keys, options.api_key_file), metrics, dict(sampling or {}))
+    keys = load_keys(options.api_keys, options.api_key_file)
+    state = State(options, served, keys, metrics, dict(sampling or {}), load_keys(options.admin_api_keys, None))
     for each in served.values():
         state.default_params(each)
     return state

@@ -26,8 +26,14 @@ def model_card(served: Served) -> dict[str, Any]:
     }
 
 
+def adapter_card(served: Served, adapter: str) -> dict[str, Any]:
+    return {**model_card(served), "id": adapter, "root": adapter, "parent": served.name}
+
+
 async def list_models(call: Call) -> Reply:
-    return reply({"object": "list", "data": [model_card(s) for s in call.state.served.values()]})
+    models = list(call.state.served.values())
+    adapters = [adapter_card(s, name) for s in models for name in s.llm.model.adapters.names()]
+    return reply({"object": "list", "data": [*map(model_card, models), *adapters]})
 
 
 async def one_model(call: Call) -> Reply:

@@ -38,6 +38,6 @@ async def engine_options(
     if "constraint" not in inspect.signature(engine.add).parameters:
         param = "tool_choice" if offer is not None and offer.must else grammar.param
         raise RequestError(f"{param} {UNAVAILABLE}", param)
-    key = f"compiler:{served.name}"
+    key = f"compiler:{id(served.llm)}"
     compiler: Compiler = state.shared.get(key) or state.shared.setdefault(key, Compiler(served.llm.model))
     return {"constraint": await compiler.constraint(grammar)}

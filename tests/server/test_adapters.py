@@ -1,0 +1,72 @@
+"""Adapters as model names, loaded and unloaded by administrators while requests run."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests.server.harness import NAME, Server, open_model
+
+ADMIN = {"Authorization": "Bearer root"}
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lora")
+    random = np.random.default_rng(1)
+    tensors = {}
+    for layer in range(2):
+        at = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        tensors[f"{at}.lora_A.weight"] = random.standard_normal((2, 32)).astype(np.float32)
+        tensors[f"{at}.lora_B.weight"] = random.standard_normal((32, 2)).astype(np.float32)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "none", "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(checkpoint):
+    model = open_model(checkpoint)
+    with Server(model, admin_api_keys=("root",)) as running:
+        yield running
+    model.close()
+
+
+def test_an_adapter_is_a_model(server, lora):
+    body = {"prompt": "hello", "max_tokens": 24, "temperature": 0, "ignore_eos": True}
+    plain = server.post("/v1/completions", body).json
+    made = server.post("/v1/load_lora_adapter", {"lora_name": "style", "lora_path": str(lora)}, **ADMIN)
+    assert made.status == 200 and made.json["parent"] == NAME
+    assert [m["id"] for m in server.get("/v1/models").json["data"]] == [NAME, "style"]
+    styled = server.post("/v1/completions", {**body, "model": "style"}).json
+    assert styled["model"] == "style" and styled["choices"][0]["text"] != plain["choices"][0]["text"]
+    assert server.post("/v1/completions", {**body, "model": NAME}).json["choices"] == plain["choices"]
+    chat = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 3, "model": "style"}
+    assert server.post("/v1/messages", chat).json["model"] == "style"
+    assert server.post("/v1/unload_lora_adapter", {"lora_name": "style"}, **ADMIN).status == 200
+    assert server.post("/v1/completions", {**body, "model": "style"}).status == 404
+    assert server.post("/v1/unload_lora_adapter", {"lora_name": "style"}, **ADMIN).status == 404
+
+
+def test_only_administrators_load(server, lora, llm):
+    wish = {"lora_name": "x", "lora_path": str(lora)}
+    assert server.post("/v1/load_lora_adapter", wish).status == 401
+    assert server.post("/v1/load_lora_adapter", wish, Authorization="Bearer other").status == 401
+    with Server(llm) as without:
+        assert without.post("/v1/load_lora_adapter", wish, **ADMIN).status == 403
+    with Server(llm, api_keys=("user",), admin_api_keys=("root",)) as both:
+        assert both.post("/v1/load_lora_adapter", wish, Authorization="Bearer user").status == 401
+        assert both.post("/v1/completions", {"prompt": "a", "max_tokens": 1}, Authorization="Bearer user").status == 200
+
+
+def test_what_cannot_be_loaded_is_told(server, tmp_path):
+    for wish in (
+        {"lora_name": "x", "lora_path": str(tmp_path / "none")}, {"lora_name": "", "lora_path": "y"},
+        {"lora_name": "x"}, {"lora_name": NAME, "lora_path": str(tmp_path)}, {"lora_name": "x", "lora_path": str(tmp_path)},
+    ):  # fmt: skip
+        assert server.post("/v1/load_lora_adapter", wish, **ADMIN).status == 400
+    assert server.get("/health").status == 200
