@@ -151,14 +151,15 @@ def test_what_does_not_fit_is_told_and_changes_nothing(make: Callable[[str], Exe
     executor = with_two(make("llama"))
     before = mixed(executor, "llama", [FIRST])[0]
     a, b, _ = factors(executor.program)["layers.0.attn.q.weight"]
-    for slot, bad, says in (
+    cases: tuple[tuple[int, Any, str], ...] = (
         (FIRST, {"layers.7.attn.q.weight": (a, b, 1.0)}, "no linear"),
         (FIRST, {"embed.weight": (a, b, 1.0)}, "no linear"),
         (FIRST, {"layers.0.attn.q.weight": (a[:, 1:], b, 1.0)}, "do not fit"),
         (FIRST, {"layers.0.attn.q.weight": (a, b[:, 1:], 1.0)}, "do not fit"),
         (FIRST, {"layers.0.attn.q.weight": (a.astype(np.float64), b, 1.0)}, "float32"),
         (0, {"layers.0.attn.q.weight": (a, b, 1.0)}, "slots count from 1"),
-    ):
+    )
+    for slot, bad, says in cases:
         with pytest.raises(ExecutionError, match=says):
             executor.load_adapter(slot, bad)
     np.testing.assert_array_equal(mixed(executor, "llama", [FIRST])[0], before)

@@ -89,7 +89,7 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> None:
         raise refuse("init_lora_weights", "convert it to plain LoRA (PEFT: path_initial_model_for_weight_conversion)")
     known = READ | HARMLESS | {"bias", "init_lora_weights"}
     for key, value in config.items():
-        if key not in known and value not in (None, False, 0, 1.0, [], {}, "", "none"):
+        if key not in known and value and value != "none":
             near = nearest(key, known)
             raise refuse(shown(str(key), 40), f"it may change the result{near}; merge the adapter with PEFT")
     for key, low in (("r", 1), ("lora_alpha", None)):
