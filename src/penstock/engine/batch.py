@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,17 @@ class Entry:
     prompt_index: int = -1
 
 
+@dataclass(slots=True)
+class _Steady:
+    """A step in which every sequence decoded one token, in a way that will not change: most likely so does the next."""
+
+    seqs: list[Sequence]
+    seats: NDArray[np.int64]
+    batch: Batch
+    sampling: SamplingBatch
+    entries: list[Entry]
+
+
 class BatchBuilder:
     """Builds batches for at most ``max_seqs`` seated sequences of at most ``max_blocks`` blocks."""
 
@@ -45,6 +56,7 @@ class BatchBuilder:
         self._prompt_len = np.zeros(max_seqs, np.int32)
         self._adapter = np.zeros(max_seqs, np.int32)
         self._boundary = np.zeros(max_seqs, np.int32)
+        self._steady: _Steady | None = None
 
     def seat(self, seq: Sequence) -> None:
         """Write what does not change while ``seq`` runs into its seat's row."""
@@ -61,9 +73,58 @@ class BatchBuilder:
         self._adapter[seat] = seq.request.adapter
         self._boundary[seat] = seq.lead + seq.request.boundary if seq.request.boundary else 0
         self._table_len[seat] = 0
+        self._steady = None
 
     def build(self, plan: Plan) -> tuple[Batch, list[Entry]]:
         """The step's arrays, and what each sampling entry stands for."""
+        steady = self._steady
+        if steady is not None and not plan.copies and [item.seq for item in plan.items] == steady.seqs:
+            return self._next(steady), steady.entries
+        batch, entries = self._build(plan)
+        self._steady = self._as_steady(plan, batch, entries)
+        return batch, entries
+
+    def _as_steady(self, plan: Plan, batch: Batch, entries: list[Entry]) -> _Steady | None:
+        """The step, if the next one has only to count on: no constraint or penalty that follows the tokens, no bias
+        that ends with ``min_tokens``."""
+        if batch.sampling is None or self.positions is not plain_positions:
+            return None
+        for item in plan.items:
+            seq = item.seq
+            if item.count > 1 or not item.completes or item.followers or seq.counts is not None:
+                return None
+            if seq.constraint is not None or seq.num_output < max(1, seq.request.params.min_tokens):
+                return None
+        seqs = [item.seq for item in plan.items]
+        seats = np.fromiter((seq.seat for seq in seqs), np.int64, len(seqs))
+        return _Steady(seqs, seats, batch, batch.sampling, entries)
+
+    def _next(self, steady: _Steady) -> Batch:
+        """One token more for each sequence. Nobody took a seat since, so their tables are the same or have grown."""
+        old, seqs, size = steady.batch, steady.seqs, self.block_size
+        slots, tables = old.slots + 1, old.block_tables
+        begun = np.flatnonzero(old.context_lens % size == 0).tolist()
+        for i in begun:
+            seq = seqs[i]
+            self._sync(seq)
+            slots[i] = seq.blocks[(seq.lead + seq.computed) // size] * size
+        if begun:
+            width = max(tables.shape[1], *(self._table_len[seqs[i].seat] for i in begun))
+            tables = np.ascontiguousarray(self._tables[steady.seats, :width])
+        steady.sampling = replace(steady.sampling, draw=steady.sampling.draw + 1)
+        steady.batch = replace(
+            old,
+            token_ids=np.array([seq.tokens[-1] for seq in seqs], np.int32),
+            positions=old.positions + 1,
+            slots=slots,
+            context_lens=old.context_lens + 1,
+            block_tables=tables,
+            sampling=steady.sampling,
+            block_copies=None,
+        )
+        return steady.batch
+
+    def _build(self, plan: Plan) -> tuple[Batch, list[Entry]]:
         items = plan.items
         seats = np.fromiter((i.seq.seat for i in items), np.int64, len(items))
         counts = np.fromiter((i.count for i in items), np.int32, len(items))

@@ -18,7 +18,7 @@ from penstock.engine.scheduler import Plan, Scheduled, Scheduler
 from penstock.engine.sequence import Prefix, Request, Sequence, SequenceUpdate, Status, TokenScore
 from penstock.errors import ExecutionError, OverloadedError, PenstockError, RequestError, nearest
 from penstock.executors.base import Executor
-from penstock.types import Batch, Constraint, FinishReason, RequestMetrics, SamplingParams, StepOutput
+from penstock.types import Constraint, FinishReason, RequestMetrics, SamplingParams, StepOutput
 
 logger = logging.getLogger(__name__)
 
@@ -169,17 +169,13 @@ class Engine:
         plan = self.scheduler.plan()
         if not plan.items:
             return []
-        now = time.monotonic()
-        for item in plan.items:
-            if item.seq.request.metrics.scheduled_time is None:
-                item.seq.request.metrics.scheduled_time = now
         batch, entries = self.builder.build(plan)
         try:
             output = self.executor.run(batch)
         except (PenstockError, MemoryError) as error:
             logger.exception("step failed")
             return self._fail(plan, error)
-        updates = self._update(plan, batch, entries, output)
+        updates = self._update(plan, entries, output)
         self._stats.steps += 1
         self._stats.last_step_time = time.monotonic()
         return updates
@@ -228,7 +224,7 @@ class Engine:
         stats.preemptions = self.scheduler.preemptions
         return stats
 
-    def _update(self, plan: Plan, batch: Batch, entries: list[Entry], output: StepOutput) -> list[SequenceUpdate]:
+    def _update(self, plan: Plan, entries: list[Entry], output: StepOutput) -> list[SequenceUpdate]:
         """Count what was computed, append what was drawn, end what is done."""
         now = time.monotonic()
         for item in plan.items:
@@ -245,6 +241,7 @@ class Engine:
                     )
             elif not seq.finished:
                 updates.append(self._append(seq, i, tokens[i], bool(invalid[i]), output, now))
+        self._stats.generation_tokens += sum(len(update.token_ids) for update in updates)
         for update in updates:
             if update.finish_reason is not None:
                 self._forget(update.request)
@@ -269,14 +266,16 @@ class Engine:
             self.finish(seq, "error")
             message = "the model gave logits that are not finite for this request"
             return SequenceUpdate(request, seq.index, (), (), "error", None, message)
-        wanted = request.num_logprobs
-        scores = (_score(output, i, token, wanted),) if wanted >= 0 else ()
-        seq.append(token)
-        if scores:
+        scores: tuple[TokenScore, ...] = ()
+        if request.num_logprobs >= 0:
+            scores = (_score(output, i, token, request.num_logprobs),)
             seq.cumulative_logprob += scores[0].logprob
-        _clock(request.metrics, seq, now)
-        self._stats.generation_tokens += 1
-        reason, stop_reason = self._ending(seq, token)
+        seq.append(token)
+        if seq.index == 0:
+            _clock(request.metrics, now)
+        reason = stop_reason = None
+        if token in request.last_ids or seq.num_output >= request.max_tokens:
+            reason, stop_reason = self._ending(seq, token)
         if seq.constraint is not None and reason is None:
             try:
                 seq.constraint.accept(token)
@@ -333,13 +332,13 @@ def _score(output: StepOutput, i: int, token: int, wanted: int) -> TokenScore:
     return TokenScore(token, float(output.logprobs[i]), int(output.ranks[i]), top_ids, top_logprobs)
 
 
-def _clock(metrics: RequestMetrics, seq: Sequence, now: float) -> None:
-    if metrics.first_token_time is None:
+def _clock(metrics: RequestMetrics, now: float) -> None:
+    """The first answer's token came."""
+    if metrics.last_token_time is None:
         metrics.first_token_time = now
-    elif seq.index == 0 and metrics.last_token_time is not None:
+    else:
         metrics.inter_token_latencies.append(now - metrics.last_token_time)
-    if seq.index == 0:
-        metrics.last_token_time = now
+    metrics.last_token_time = now
 
 
 def drain(engine: Engine) -> Iterable[SequenceUpdate]:

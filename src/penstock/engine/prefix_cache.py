@@ -48,10 +48,11 @@ class PrefixCache:
 
     def register(self, seq: Sequence, before: int) -> None:
         """Name the blocks that became full when ``seq.computed`` grew from ``before``."""
-        if not self.enabled or not seq.request.cacheable:
-            return
         lead, size = seq.lead, self.block_size
-        for i in range((lead + before) // size, (lead + seq.computed) // size):
+        first, end = (lead + before) // size, (lead + seq.computed) // size
+        if first == end or not self.enabled or not seq.request.cacheable:
+            return
+        for i in range(first, end):
             self.pool.name(seq.blocks[i], self._name(seq, i))
 
     def _name(self, seq: Sequence, index: int) -> bytes:

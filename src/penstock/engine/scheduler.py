@@ -7,6 +7,7 @@ When blocks run out the youngest running sequence gives all of its back and wait
 from __future__ import annotations
 
 import heapq
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -95,9 +96,14 @@ class Scheduler:
     def plan(self) -> Plan:
         """Choose the next step's tokens and give them blocks. An empty plan means that there is nothing to run."""
         step = _Step(self.config.max_num_batched_tokens, self.config.max_logits_rows)
-        decoding = [seq for seq in self.running if seq.wanted == 1]
-        others = [seq for seq in self.running if seq.wanted > 1]
-        for seq in (*decoding, *others):
+        decoding: list[Sequence] = []
+        others: list[Sequence] = []
+        for seq in self.running:
+            (decoding if seq.wanted == 1 else others).append(seq)
+        for seq in decoding:
+            if seq.status is Status.RUNNING and not self._decode(seq, step):
+                self._extend(seq, step)
+        for seq in others:
             if seq.status is Status.RUNNING:
                 self._extend(seq, step)
         while self._waiting and not step.preempted and step.tokens > 0:
@@ -105,8 +111,17 @@ class Scheduler:
                 break
         plan = Plan(list(step.items.values()), step.copies)
         for item in plan.items:
-            self._fork(item)
+            if item.seq.num_output == 0:
+                self._fork(item)
         return plan
+
+    def _decode(self, seq: Sequence, step: _Step) -> bool:
+        """What :meth:`_extend` does for one token that has room in a block of its own: nearly every call."""
+        index, blocks = (seq.lead + seq.computed) // self.block_size, seq.blocks
+        if step.tokens < 1 or step.rows < 1 or index >= len(blocks) or self.pool.shared(blocks[index]):
+            return False
+        step.take(seq, 1)
+        return True
 
     def _extend(self, seq: Sequence, step: _Step) -> None:
         count = self._chunk(seq, seq.wanted, step, alone=not step.items)
@@ -147,8 +162,11 @@ class Scheduler:
         self.running.append(seq)
         if seq.request.cacheable:
             self.cache.count(len(seq.tokens), seq.computed)
+        metrics = seq.request.metrics
+        if metrics.scheduled_time is None:
+            metrics.scheduled_time = time.monotonic()
         if seq.num_output == 0:
-            seq.request.metrics.cached_tokens = seq.computed
+            metrics.cached_tokens = seq.computed
         self._reserve(seq, count, step.copies)
         step.take(seq, count)
         return True
@@ -212,10 +230,11 @@ class Scheduler:
         return sum(_seats_needed(seq) - 1 for seq in self.running)
 
     def _fork(self, item: Scheduled) -> None:
-        """When a prompt for several answers completes, its siblings join: same blocks, same row of logits."""
+        """When a prompt for several answers completes, its siblings join: same blocks, same row of logits. Called for
+        sequences without output."""
         seq = item.seq
         missing = seq.request.width - len(seq.request.sequences)
-        if not item.completes or seq.num_output > 0 or missing <= 0:
+        if not item.completes or missing <= 0:
             return
         for index in range(1, seq.request.width):
             child = seq.fork(index)
@@ -241,7 +260,7 @@ class _Step:
     def take(self, seq: Sequence, count: int) -> None:
         self.items[id(seq)] = Scheduled(seq, count)
         self.tokens -= count
-        self.rows -= self._rows(seq, count)
+        self.rows -= 1 if count == 1 else self._rows(seq, count)
 
     def drop(self, seq: Sequence) -> None:
         """Take back what a preempted sequence was given in this step.

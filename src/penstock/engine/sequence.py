@@ -62,23 +62,18 @@ class Request:
     prefix: Prefix | None = None
     sequences: list[Sequence] = field(default_factory=list)
     prompt_scores: list[PromptScore] = field(default_factory=list)
+    last_ids: frozenset[int] = field(init=False)  # eos and stop ids
+    width: int = field(init=False)  # answers that are computed
+    # Prompt logprobs need every prompt row computed, so they neither use nor feed the prefix cache.
+    cacheable: bool = field(init=False)
+    num_logprobs: int = field(init=False)  # -1: none; 0: the chosen token's; k: the k best as well
 
-    @property
-    def width(self) -> int:
-        """How many answers are computed."""
-        return self.params.best_of or self.params.n
-
-    @property
-    def cacheable(self) -> bool:
-        """Prompt logprobs need every prompt row computed, so they neither use nor feed the prefix cache."""
-        return self.params.prompt_logprobs is None
-
-    @property
-    def num_logprobs(self) -> int:
-        """-1: none; 0: the chosen token's; k: the k best as well."""
-        if self.params.logprobs is not None:
-            return self.params.logprobs
-        return 0 if self.width > self.params.n else -1
+    def __post_init__(self) -> None:
+        params = self.params
+        self.last_ids = self.eos_ids | self.stop_ids
+        self.width = params.best_of or params.n
+        self.cacheable = params.prompt_logprobs is None
+        self.num_logprobs = params.logprobs if params.logprobs is not None else 0 if self.width > params.n else -1
 
     def seed_of(self, index: int) -> int:
         """The seed of answer ``index``; answer 0 has the request's own, so n does not change it."""
@@ -122,23 +117,21 @@ class Sequence:
     cumulative_logprob: float = 0.0
     counts: dict[int, int] | None = None
     constraint: Constraint | None = None
+    prompt_len: int = field(init=False)
+    lead: int = field(init=False)  # cache rows before the first token: token i lies in cache row lead + i
+
+    def __post_init__(self) -> None:
+        prefix = self.request.prefix
+        self.prompt_len = len(self.request.prompt)
+        self.lead = prefix.rows if prefix is not None else 0
 
     @property
     def wanted(self) -> int:
         return len(self.tokens) - self.computed
 
     @property
-    def prompt_len(self) -> int:
-        return len(self.request.prompt)
-
-    @property
     def num_output(self) -> int:
-        return len(self.tokens) - len(self.request.prompt)
-
-    @property
-    def lead(self) -> int:
-        """Cache rows before the first token: token i lies in cache row lead + i."""
-        return self.request.prefix.rows if self.request.prefix is not None else 0
+        return len(self.tokens) - self.prompt_len
 
     @property
     def finished(self) -> bool:
