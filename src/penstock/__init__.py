@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from penstock.errors import PenstockError
     from penstock.llm import LLM
     from penstock.pipeline import pipeline
-    from penstock.types import CompletionOutput, RequestOutput, RequestOutputKind, SamplingParams
+    from penstock.types import CompletionOutput, RequestOutput, RequestOutputKind, SamplingParams, StructuredOutputs
 
 _LAZY = {
     "LLM": "penstock.llm",
     "AsyncLLM": "penstock.async_llm",
     "SamplingParams": "penstock.types",
+    "StructuredOutputs": "penstock.types",
     "RequestOutput": "penstock.types",
     "RequestOutputKind": "penstock.types",
     "CompletionOutput": "penstock.types",
@@ -39,6 +40,7 @@ __all__ = [
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",
+    "StructuredOutputs",
     "__version__",
     "pipeline",
 ]

@@ -166,6 +166,7 @@ class AsyncLLM:
             self._closed = True
             self._commands.put(None)
             self._thread.join()
+            self.frontend.close()
             self.model.close()
 
     async def __aenter__(self) -> Self:
@@ -190,6 +191,8 @@ class AsyncLLM:
         params = sampling_params or self.default_sampling_params()
         stream = _Stream(asyncio.get_running_loop())
         arrival = time.monotonic()
+        if params.structured_outputs is not None and "constraint" not in options:
+            options["constraint"] = await asyncio.to_thread(self.frontend.constrain, params)
 
         def add() -> None:
             self.frontend.add(request_id, prompt, params, arrival_time=arrival, **options)

@@ -16,13 +16,16 @@ from penstock.engine.sequence import Request, SequenceUpdate, TokenScore
 from penstock.errors import RequestError
 from penstock.text.detokenizer import Detokenizer
 from penstock.text.stop import StopChecker
+from penstock.text.structured import GrammarCompiler
 from penstock.types import (
     CompletionOutput,
+    Constraint,
     FinishReason,
     Logprob,
     RequestOutput,
     RequestOutputKind,
     SamplingParams,
+    StructuredOutputs,
     TokenLogprobs,
 )
 
@@ -86,6 +89,8 @@ class Frontend:
         self.engine = engine
         self.tokenizer = tokenizer
         self.adapters = adapters
+        facts = engine.facts
+        self.compiler = None if tokenizer is None else GrammarCompiler(tokenizer, facts.vocab_size, facts.eos_ids)
         self._live: dict[str, _Live] = {}
 
     def encode(self, prompt: str | Sequence[int] | Mapping[str, Any], *, add_special_tokens: bool = True) -> Prompt:
@@ -114,16 +119,36 @@ class Frontend:
     ) -> None:
         """Queue a request; ``options`` go to :meth:`Engine.add`. Raises ``RequestError`` if it can never be served.
 
-        ``adapter``: the name of a LoRA or prefix that is loaded.
+        ``adapter``: the name of a LoRA or prefix that is loaded. ``constraint``: what :meth:`constrain` gave for
+        ``params``, if it was called before.
         """
         if adapter is not None:
             options |= self._adapter(adapter)
+        if params.structured_outputs is not None and "constraint" not in options:
+            options["constraint"] = self.constrain(params)
         if params.stop and (self.tokenizer is None or not params.detokenize):
             raise RequestError("stop strings need text: give stop_token_ids, or load with a tokenizer", "stop")
         params = _with_format(params, prompt)
         request = self.engine.add(request_id, prompt.token_ids, params, **options)
         answers = [self._answer(params, prompt) for _ in range(request.width)]
         self._live[request_id] = _Live(request, prompt, params, answers)
+
+    def constrain(self, params: SamplingParams) -> Constraint | None:
+        """``params.structured_outputs`` compiled, for one request; None where nothing is asked. Thread-safe.
+
+        May take seconds. Raises ``RequestError`` with the reason for what cannot be honoured.
+        """
+        spec = params.structured_outputs
+        if not isinstance(spec, StructuredOutputs):
+            return None
+        if self.compiler is None:
+            raise RequestError(f"{spec.param} needs a tokenizer and this model has none loaded", spec.param)
+        return self.compiler.compile(spec, params.min_tokens)
+
+    def close(self) -> None:
+        """Free what compiles grammars; the engine is the caller's."""
+        if self.compiler is not None:
+            self.compiler.close()
 
     def _adapter(self, name: str) -> dict[str, Any]:
         if self.adapters is None or not isinstance(name, str):

@@ -128,6 +128,7 @@ class LLM:
 
     def close(self) -> None:
         """Free weights and cache. Idempotent."""
+        self.frontend.close()
         self.model.close()
 
     def __enter__(self) -> Self:
