@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Read by torch and huggingface_hub when they are imported, so set before any of them is.
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", NO_COLOR="1")
 SETTINGS = {name for name in os.environ if name.startswith("PENSTOCK_")} - {"PENSTOCK_SHARED"}
 for _name in SETTINGS:
     del os.environ[_name]
+
+# A script that runs the tests in the background ignores Ctrl-C for them, and so for the programs that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis  # noqa: E402
 

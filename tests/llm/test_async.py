@@ -93,10 +93,10 @@ async def test_errors_reach_their_caller_only(checkpoint: Path) -> None:
 async def test_an_engine_that_dies_ends_every_request(checkpoint: Path) -> None:
     async with opened(checkpoint) as llm:
 
-        def die(batch: object) -> object:
+        def die() -> object:
             raise SystemError("bug")
 
-        llm.model.executor.run = die  # type: ignore[method-assign,assignment]
+        llm.model.engine.step = die  # type: ignore[method-assign,assignment]
         with pytest.raises(OverloadedError, match="stopped"):
             await collect(llm, "a", LONG)
         assert isinstance(llm.failure, SystemError)

@@ -16,7 +16,7 @@ from penstock.engine.blocks import BlockPool
 from penstock.engine.prefix_cache import PrefixCache
 from penstock.engine.scheduler import Plan, Scheduled, Scheduler
 from penstock.engine.sequence import Prefix, Request, Sequence, SequenceUpdate, Status, TokenScore
-from penstock.errors import ExecutionError, OverloadedError, PenstockError, RequestError, nearest
+from penstock.errors import ExecutionError, OverloadedError, RequestError, nearest
 from penstock.executors.base import Executor
 from penstock.types import Constraint, FinishReason, RequestMetrics, SamplingParams, StepOutput
 
@@ -172,7 +172,7 @@ class Engine:
         batch, entries = self.builder.build(plan)
         try:
             output = self.executor.run(batch)
-        except (PenstockError, MemoryError) as error:
+        except Exception as error:
             logger.exception("step failed")
             return self._fail(plan, error)
         updates = self._update(plan, entries, output)
