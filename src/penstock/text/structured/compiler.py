@@ -11,7 +11,7 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from penstock.text.structured import schema as schemas
 from penstock.text.structured.constraint import GrammarConstraint, Usage, short
 from penstock.text.structured.regex import problem as regex_problem
 from penstock.text.structured.trial import Trial
+from penstock.text.structured.vocabulary import Vocabulary
 from penstock.text.structured.worker import LIMITS
 from penstock.types import U32, StructuredOutputs
 
@@ -135,28 +136,10 @@ class GrammarCompiler:
                 raise missing("llguidance", "structured") from None
             if not self._eos_ids:
                 raise RequestError(f"{param} needs a token that ends an answer, and this model has none", param)
-            vocabulary = _Vocabulary(self._tokenizer, self._eos_ids)
+            vocabulary = Vocabulary(self._tokenizer, self._eos_ids)
             self._ll_tokenizer = self._library.LLTokenizer(
                 self._library.TokenizerWrapper(vocabulary), n_vocab=len(vocabulary.tokens), eos_token=[self._eos_ids[0]]
             )
-
-
-class _Vocabulary:
-    """Our tokenizer as llguidance wants to see one: bytes by id. Control tokens are marked and match no text."""
-
-    def __init__(self, tokenizer: Tokenizer, ends: Sequence[int]) -> None:
-        self._tokenizer = tokenizer
-        size = max(tokenizer.vocab_size, ends[0] + 1)
-        self.tokens = [tokenizer.token_bytes(i) for i in range(size)]
-        self.special_token_ids = sorted({i for i in {*tokenizer.special_ids, *ends} if i < size})
-        self.eos_token_id = ends[0]
-        self.bos_token_id = tokenizer.bos_id
-        for i in self.special_token_ids:
-            self.tokens[i] = self.tokens[i] or f"<[{i}]>".encode()
-
-    def __call__(self, data: bytes | str) -> list[int]:
-        text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
-        return self._tokenizer.encode(text, add_special_tokens=False, parse_special=False)
 
 
 def _bits(ids: Iterable[int], size: int) -> U32:
