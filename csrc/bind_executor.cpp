@@ -1,9 +1,11 @@
 // Executor: what is loaded once. Also what the machine has, and the sampler alone for tests of its meaning.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <optional>
 #include <string>
 
 #include "bind.h"
@@ -69,6 +71,43 @@ int add_matrix(Executor& e, const std::string& format, const Source& src) {
     return e.add_matrix(f, data, n, k, ld);
 }
 
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Index = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// Codes with scales; see formats/pack.h.
+int add_codes(Executor& e, const std::string& format, const Bytes& codes, const Floats& scales,
+              const std::optional<Floats>& zeros, int64_t group, const std::optional<Index>& g_idx, bool one_scale) {
+    CodedRows rows{};
+    rows.format = format;
+    rows.n = static_cast<int64_t>(codes.shape(0));
+    rows.codes_ld = static_cast<int64_t>(codes.shape(1));
+    rows.k = rows.codes_ld * (format == "int4" ? 2 : 1);
+    rows.group = group;
+    if (group <= 0 || group > rows.k) throw nb::value_error("a group of inputs must lie in a row");
+    const size_t groups = static_cast<size_t>((rows.k + group - 1) / group);
+    for (const Floats* floats : {&scales, zeros ? &*zeros : &scales}) {
+        if (floats->shape(0) != codes.shape(0) || floats->shape(1) != groups) {
+            throw nb::value_error("scales and zeros must be one for each row and group");
+        }
+    }
+    if (g_idx && static_cast<int64_t>(g_idx->shape(0)) != rows.k) throw nb::value_error("g_idx must name every input");
+    rows.codes = codes.data();
+    rows.scales = scales.data();
+    rows.zeros = zeros ? zeros->data() : nullptr;
+    rows.scales_ld = rows.zeros_ld = static_cast<int64_t>(groups);
+    rows.g_idx = g_idx ? g_idx->data() : nullptr;
+    rows.one_scale = one_scale;
+    nb::gil_scoped_release release;
+    return e.add_quantised(coded_source(rows), rows.n, rows.k);
+}
+
+int add_blocks(Executor& e, const std::string& format, const Bytes& blocks, int64_t k) {
+    const int64_t n = static_cast<int64_t>(blocks.shape(0)), bytes = static_cast<int64_t>(blocks.shape(1));
+    const BlockRows rows{format, n, k, blocks.data(), bytes, bytes};
+    nb::gil_scoped_release release;
+    return e.add_quantised(block_source(rows), n, k);
+}
+
 }  // namespace
 
 void bind_executor(nb::module_& m) {
@@ -90,6 +129,9 @@ void bind_executor(nb::module_& m) {
         nb::kw_only(), "max_tokens"_a, "max_seqs"_a, "max_logits_rows"_a, "max_context"_a, "num_blocks"_a,
         "block_size"_a, "kv_dtype"_a, "isa"_a = "", "threads"_a = 0, "pin"_a = false);
     c.def("add_matrix", &add_matrix, "format"_a, "source"_a);
+    c.def("add_codes", &add_codes, "format"_a, "codes"_a, "scales"_a, "zeros"_a.none(), "group"_a, "g_idx"_a.none(),
+          "one_scale"_a);
+    c.def("add_blocks", &add_blocks, "format"_a, "blocks"_a, "k"_a);
     c.def(
         "add_vector",
         [](Executor& e, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> v) {

@@ -38,6 +38,10 @@ Activation activation(const std::string& name) {
         "activation");
 }
 
+Act input_kind(const std::string& name) {
+    return named<Act>({{"f32", Act::f32}, {"bf16", Act::bf16}, {"i8", Act::i8}}, name, "kind of inputs");
+}
+
 LengthRule length_rule(const std::string& name) {
     using L = LengthRule;
     return named<L>({{"none", L::none}, {"dynamic", L::dynamic}, {"longrope", L::longrope}, {"qwen_ntk", L::qwen_ntk}},
@@ -146,11 +150,11 @@ void bind_build(PlanClass& c) {
     c.def("norm", [](PlanObject& o, const NormTuple& n, int64_t group, int x, int y) {
         o.plan.norm(norm_spec(n), group, x, y);
     });
-    c.def("linear", [](PlanObject& o, const NormTuple& n, bool bf16, const std::string& act, int x, int residual,
-                       const std::vector<std::tuple<int, int, int>>& parts) {
+    c.def("linear", [](PlanObject& o, const NormTuple& n, const std::string& input, const std::string& act, int x,
+                       int residual, const std::vector<std::tuple<int, int, int>>& parts) {
         std::vector<LinearPartSpec> specs;
         for (const auto& [weight, bias, y] : parts) specs.push_back({weight, bias, y});
-        o.plan.linear(norm_spec(n), bf16 ? Act::bf16 : Act::f32, activation(act), x, residual, specs);
+        o.plan.linear(norm_spec(n), input_kind(input), activation(act), x, residual, specs);
     });
     c.def("angles", [](PlanObject& o, int channel, int64_t dim, int inv_freq, int inv_freq_long, float scale,
                        float scale_long, const std::string& rule, float theta, float factor, int64_t original, int y) {
@@ -169,15 +173,14 @@ void bind_build(PlanClass& c) {
     });
     c.def("elementwise", [](PlanObject& o, const std::string& kind, const std::string& act, float factor, int a, int b,
                             int y) { o.plan.elementwise(elementwise_kind(kind), activation(act), factor, a, b, y); });
-    c.def("moe",
-          [](PlanObject& o, int64_t experts, int64_t top_k, bool renormalise, const std::string& act,
-             const std::tuple<int, int, int>& first, const std::tuple<bool, bool>& bf16, int x, int router, int y) {
-              const auto input = [](bool rounded) { return rounded ? Act::bf16 : Act::f32; };
-              const auto& [gate, up, down] = first;
-              o.plan.moe({experts, top_k, renormalise, activation(act), input(std::get<0>(bf16)),
-                          input(std::get<1>(bf16)), gate, up, down},
-                         x, router, y);
-          });
+    c.def("moe", [](PlanObject& o, int64_t experts, int64_t top_k, bool renormalise, const std::string& act,
+                    const std::tuple<int, int, int>& first, const std::tuple<std::string, std::string>& inputs, int x,
+                    int router, int y) {
+        const auto& [gate, up, down] = first;
+        o.plan.moe({experts, top_k, renormalise, activation(act), input_kind(std::get<0>(inputs)),
+                    input_kind(std::get<1>(inputs)), gate, up, down},
+                   x, router, y);
+    });
     c.def("select", [](PlanObject& o, int x, int y) { o.plan.select(x, y); });
     c.def("lora",
           [](PlanObject& o, int target, int64_t rank, int x, int y, int z) { o.plan.lora(target, rank, x, y, z); });

@@ -45,7 +45,7 @@ Executor::Executor(const Options& options) : limits_(options.limits), kv_type_(o
 int Executor::add_matrix(Format format, const void* src, int64_t n, int64_t k, int64_t ld) {
     need(n > 0 && k > 0 && ld >= k && n < int64_t{1} << 40 && k < int64_t{1} << 31,
          "a matrix must have rows and columns");
-    Matrix m{format, n, k, (n + kTile - 1) / kTile, tile_bytes(format, k), nullptr};
+    Matrix m{format, n, k, (n + kTile - 1) / kTile, tile_bytes(format, k), nullptr, {}};
     std::byte* data = weights_.take(checked_product(m.tiles, m.tile_bytes, "a weight"), "weights");
     m.data = data;
     Turn turn(*this);
@@ -53,6 +53,26 @@ int Executor::add_matrix(Format format, const void* src, int64_t n, int64_t k, i
         int64_t begin, end;
         w.range(m.tiles, begin, end);
         if (begin < end) pack_tiles(format, src, n, k, ld, data, begin, end);
+    });
+    matrices_.push_back(m);
+    return static_cast<int>(matrices_.size()) - 1;
+}
+
+int Executor::add_quantised(const QuantSource& source, int64_t n, int64_t k) {
+    need(n > 0 && k > 0 && n < int64_t{1} << 40 && k < int64_t{1} << 31, "a matrix must have rows and columns");
+    const Quant& q = source.quant;
+    Matrix m{Format::quantised, n, k, (n + kTile - 1) / kTile, quant_tile_bytes(q), nullptr, q};
+    std::byte* data = weights_.take(checked_product(m.tiles, m.tile_bytes, "a weight"), "weights");
+    m.data = data;
+    if (!source.order.empty()) {
+        orders_.push_back(source.order);
+        m.quant.order = orders_.back().data();
+    }
+    Turn turn(*this);
+    team_->run([&](const Worker& w) {
+        int64_t begin, end;
+        w.range(m.tiles, begin, end);
+        if (begin < end) pack_quantised(q, n, source.read, data, begin, end);
     });
     matrices_.push_back(m);
     return static_cast<int>(matrices_.size()) - 1;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "batch.h"
+#include "formats/pack.h"
 #include "isa.h"
 #include "memory.h"
 #include "ops/ops.h"
@@ -36,6 +37,7 @@ class Executor {
 
     // Packs `src` ([n, k] of the format's element type, row stride ld elements) on the whole team; returns its number.
     int add_matrix(Format format, const void* src, int64_t n, int64_t k, int64_t ld);
+    int add_quantised(const QuantSource& source, int64_t n, int64_t k);
     int add_vector(const float* src, int64_t n);
     // Reserves one layer's cache; returns its number.
     int add_layer(int64_t kv_heads, int64_t head_dim);
@@ -102,6 +104,7 @@ class Executor {
     std::unique_ptr<Team> team_;
     Pool weights_;
     std::vector<Matrix> matrices_;
+    std::vector<std::vector<int32_t>> orders_;  // of the inputs of quantised matrices
     std::vector<Vector> vectors_;
     std::vector<KVLayer> layers_;
     std::vector<std::unique_ptr<Adapter>> adapters_;  // by slot

@@ -36,12 +36,23 @@ void Plan::moe(const MoeSpec& spec, int x, int router, int y) {
     const Matrix &gate = experts->gate[0], &up = experts->up[0], &down = experts->down[0];
     const auto like = [](const Matrix& m, const Matrix& first, int64_t n, int64_t k) {
         need(m.format == first.format && m.n == n && m.k == k, "moe: the experts differ in shape or format");
+        need(m.quant.inputs == first.quant.inputs && m.quant.row_words() == first.quant.row_words() &&
+                 (m.quant.order == nullptr) == (first.quant.order == nullptr),
+             "moe: the experts differ in the groups of their inputs");
     };
     for (size_t e = 0; e < experts->gate.size(); e++) {
         like(experts->gate[e], gate, gate.n, in.width);
         like(experts->up[e], up, gate.n, in.width);
+        need(experts->gate[e].quant.same_inputs(experts->up[e].quant), "moe: gate and up need different inputs");
         like(experts->down[e], down, in.width, gate.n);
     }
+    const auto fits = [](const Matrix& m, Act act) {
+        const bool quantised = m.format == Format::quantised;
+        need(quantised ? act == Act::f32 || (act == Act::i8 && m.quant.codes != CodeKind::e4m3) : act != Act::i8,
+             "moe: no such inputs for these weights");
+    };
+    fits(gate, spec.act);
+    fits(down, spec.act_down);
     MoeArgs args{};
     args.hidden = in.width;
     args.width = gate.n;

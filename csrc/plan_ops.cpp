@@ -104,11 +104,21 @@ void Plan::linear(const NormSpec& norm, Act act, Activation activation, int x, i
              "linear: an output does not fit its weight");
     }
     need(!gated || args.part[0].weight.n == args.part[1].weight.n, "linear: gate and up differ in shape");
+    const Matrix& first = args.part[0].weight;
+    for (const LinearPart& part : args.part) {
+        if (part.weight.data == nullptr) continue;
+        const bool quantised = part.weight.format == Format::quantised;
+        need(quantised == (first.format == Format::quantised) &&
+                 (!quantised || first.quant.same_inputs(part.weight.quant)),
+             "linear: the parts need different inputs");
+        need(quantised ? act != Act::bf16 : act != Act::i8, "linear: no such inputs for this weight");
+        need(act != Act::i8 || part.weight.quant.codes != CodeKind::e4m3, "linear: fp8 weights meet floats only");
+    }
     const bool adds = residual >= 0;
     const Slot kept = adds ? slot(residual) : Slot{};
     need(!adds || (kept.width == outs[0].width && kept.logits == in.logits), "linear: the residual does not fit");
-    need_shared(linear_shared_bytes(act, most_rows(in), in.width));
-    need_scratch(linear_scratch_bytes(act, in.width));
+    need_shared(linear_shared_bytes(first, act, most_rows(in)));
+    need_scratch(linear_scratch_bytes(first, act));
     add(in.logits, [this, args, in, outs, adds, kept](const State& s, const Worker& w) {
         LinearArgs a = args;
         a.x = rows(s, in);

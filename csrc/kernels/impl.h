@@ -3,6 +3,7 @@
 #include "kernels/attention.h"
 #include "kernels/linear.h"
 #include "kernels/math.h"
+#include "kernels/quantised.h"
 #include "kernels/rows.h"
 #include "kernels/table.h"
 
@@ -16,6 +17,8 @@ Kernels make_kernels() {
     k.panel_rows = kMaxRows;
     k.attend_rows = kMaxRows;
     for (int rows = 1; rows <= kMaxRows; rows++) k.tiles_at_once[rows] = static_cast<int8_t>(tiles_for(rows));
+    for (int rows = 1; rows <= kMaxRows; rows++)
+        k.quant_tiles_at_once[rows] = static_cast<int8_t>(quant_tiles_for(rows));
     const auto at = [&](Format f, Act a) -> TileKernel& { return k.tiles[static_cast<int>(f)][static_cast<int>(a)]; };
     at(Format::f32, Act::f32) = tile_kernel<Format::f32, Act::f32>;
     at(Format::f32, Act::bf16) = tile_kernel<Format::f32, Act::bf16>;
@@ -24,6 +27,8 @@ Kernels make_kernels() {
     at(Format::bf16, Act::f32) = tile_kernel<Format::bf16, Act::f32>;
     at(Format::bf16, Act::bf16) = tile_kernel<Format::bf16, Act::bf16>;
     k.fill_panel = fill_panel;
+    k.quantise_row = quantise_row;
+    k.quant_tiles = quant_tiles;
     k.finish = finish;
     k.finish_gated = finish_gated;
     k.norm = norm;

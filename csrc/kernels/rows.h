@@ -1,6 +1,7 @@
 // Ops that go over one row or one head: norm, elementwise, gather, rotate, store.
 #pragma once
 #include "kernels/math.h"
+#include "kernels/quantised.h"
 #include "kernels/table.h"
 
 namespace penstock {
@@ -73,6 +74,7 @@ void elementwise(ElementwiseArgs::Kind kind, Activation act, float factor, const
 }
 
 void gather(const Matrix& m, int64_t row, int64_t begin, int64_t end, float scale, float* y) {
+    if (m.format == Format::quantised) return gather_quantised(m, row, begin, end, scale, y);
     const std::byte* tile = m.data + row / kTile * m.tile_bytes;
     const int64_t lane = row % kTile;
     uint16_t half[16] = {};

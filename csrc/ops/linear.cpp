@@ -15,7 +15,17 @@ constexpr int64_t kCachedPanels = 384 << 10;
 
 int64_t even(int64_t k) { return (k + 1) / 2 * 2; }
 int64_t row_words(Act act, int64_t k) { return act == Act::bf16 ? even(k) / 2 : even(k); }
+int64_t row_words(const Matrix& m, Act act) {
+    if (m.format != Format::quantised) return row_words(act, m.k);
+    return act == Act::i8 ? m.quant.row_words() : row_words(act, m.quant.inputs);
+}
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Floats that a row passes through before it is in a panel: after a norm, and in the order of its groups.
+int64_t buffer_floats(const Matrix& m) {
+    const bool sorted = m.format == Format::quantised && m.quant.order != nullptr;
+    return even(m.k) + (sorted ? (m.quant.inputs + 15) / 16 * 16 : 0);
+}
 
 struct Span {
     int64_t begin, end;
@@ -25,11 +35,16 @@ Span share(int64_t n, int64_t i, int64_t count) { return {n * i / count, n * (i 
 struct Linear {
     const Kernels& kernels;
     const LinearArgs& args;
+    const Quant* quant;  // of quantised weights, which agree in what their inputs are
     int64_t panels, words;
     const uint32_t* prepared = nullptr;
 
     Linear(const Kernels& k, const LinearArgs& a)
-        : kernels(k), args(a), panels(ceil_div(a.rows, k.panel_rows)), words(row_words(a.act, a.k)) {}
+        : kernels(k),
+          args(a),
+          quant(a.part[0].weight.format == Format::quantised ? &a.part[0].weight.quant : nullptr),
+          panels(ceil_div(a.rows, k.panel_rows)),
+          words(row_words(a.part[0].weight, a.act)) {}
 
     Span panel_rows(int64_t p) const { return share(args.rows, p, panels); }
 
@@ -39,7 +54,17 @@ struct Linear {
             kernels.norm(args.norm, x, buffer, args.k);
             x = buffer;
         }
-        kernels.fill_panel(args.act, x, args.k, panel, rows, in_panel);
+        int64_t k = args.k;
+        if (quant != nullptr && quant->order != nullptr) {
+            float* sorted = buffer + even(args.k);
+            k = quant->inputs;
+            for (int64_t i = 0; i < k; i++) sorted[i] = quant->order[i] < 0 ? 0.0f : x[quant->order[i]];
+            x = sorted;
+        }
+        if (args.act == Act::i8)
+            kernels.quantise_row(*quant, x, panel, rows, in_panel);
+        else
+            kernels.fill_panel(args.act, x, k, panel, rows, in_panel);
     }
     void prepare_panel(int64_t p, uint32_t* panels_begin, float* buffer) const {
         const Span rows = panel_rows(p);
@@ -50,12 +75,13 @@ struct Linear {
 
     void prepare(const Worker& worker) {
         float* buffer = reinterpret_cast<float*>(worker.scratch);
-        if (args.rows == 1 && args.norm.kind == NormKind::none && args.act == Act::f32 && args.k % 2 == 0) {
+        if (args.rows == 1 && args.norm.kind == NormKind::none && args.act == Act::f32 && args.k % 2 == 0 &&
+            (quant == nullptr || quant->order == nullptr)) {
             prepared = reinterpret_cast<const uint32_t*>(args.x.data);
             return;
         }
-        if (panels == 1 && (args.rows * args.k <= kAlone || args.rows == 1)) {
-            uint32_t* own = reinterpret_cast<uint32_t*>(buffer + even(args.k));
+        if (panels == 1 && (args.rows * std::max(args.k, words) <= kAlone || args.rows == 1)) {
+            uint32_t* own = reinterpret_cast<uint32_t*>(buffer + buffer_floats(args.part[0].weight));
             prepare_panel(0, own, buffer);
             prepared = own;
             return;
@@ -86,14 +112,42 @@ struct Linear {
         kernels.tiles[static_cast<int>(w.format)][static_cast<int>(args.act)](block);
     }
 
-    // Tiles tile .. tile + count of `part` for one panel of rows, and what follows the dot products.
-    void block(const LinearPart& part, int64_t tile, int count, Span rows) const {
-        alignas(64) float y[kBlockLimit];
-        alignas(64) float up[kBlockLimit];
+    // The same for the panels from `first` on, which have these rows together.
+    void dot_quantised(const Matrix& w, int64_t tile, int count, int64_t first, Span rows, float* y) const {
+        QuantBlock block{};
+        int each[kPanelsAtOnce];
+        block.weight = &w;
+        block.act = args.act;
+        block.tile = tile;
+        block.count = count;
+        block.panel = prepared + rows.begin * words;
+        block.rows = each;
+        for (int64_t p = first, row = rows.begin; row < rows.end; p++, block.panels++) {
+            const Span own = panel_rows(p);
+            each[block.panels] = static_cast<int>(own.end - own.begin);
+            row = own.end;
+        }
+        block.y = y;
+        block.ldy = int64_t{count} * kTile;
+        kernels.quant_tiles(block);
+    }
+
+    // Tiles tile .. tile + count of `part` for one panel of rows, or for the panels from `first` on where weights are
+    // quantised; and what follows the dot products.
+    template <int kLimit>
+    void block(const LinearPart& part, int64_t tile, int count, int64_t first, Span rows) const {
+        alignas(64) float y[kLimit];
+        alignas(64) float up[kLimit];
         const bool gated = args.activation != Activation::none;
         const LinearPart& other = args.part[1];
-        dot(part.weight, tile, count, rows, y);
-        if (gated) dot(other.weight, tile, count, rows, up);
+        const auto products = [&](const Matrix& w, float* to) {
+            if (quant != nullptr)
+                dot_quantised(w, tile, count, first, rows, to);
+            else
+                dot(w, tile, count, rows, to);
+        };
+        products(part.weight, y);
+        if (gated) products(other.weight, up);
         const int64_t column = tile * kTile, width = std::min(int64_t{count} * kTile, part.weight.n - column);
         const float* bias = part.bias != nullptr ? part.bias + column : nullptr;
         for (int64_t row = rows.begin; row < rows.end; row++) {
@@ -113,7 +167,7 @@ struct Linear {
     // Tiles (counted over all parts) x panels.
     void run(Span tiles, Span own_panels) const {
         const int64_t most_rows = ceil_div(args.rows, panels);
-        const int at_once = kernels.tiles_at_once[most_rows];
+        const int at_once = (quant != nullptr ? kernels.quant_tiles_at_once : kernels.tiles_at_once)[most_rows];
         const int64_t chunk = std::max<int64_t>(1, kCachedPanels / (most_rows * words * 4));
         const int parts = args.activation != Activation::none ? 1 : args.parts;
         for (int64_t from = own_panels.begin; from < own_panels.end; from += chunk) {
@@ -124,7 +178,15 @@ struct Linear {
                 const int64_t end = std::min(tiles.end - before, part.weight.tiles);
                 for (int64_t tile = std::max<int64_t>(tiles.begin - before, 0); tile < end; tile += at_once) {
                     const int count = static_cast<int>(std::min<int64_t>(at_once, end - tile));
-                    for (int64_t p = from; p < to; p++) block(part, tile, count, panel_rows(p));
+                    if (quant == nullptr) {
+                        for (int64_t p = from; p < to; p++) block<kBlockLimit>(part, tile, count, p, panel_rows(p));
+                        continue;
+                    }
+                    for (int64_t p = from; p < to; p += kPanelsAtOnce) {
+                        const int64_t last = std::min(to, p + kPanelsAtOnce) - 1;
+                        const Span rows{panel_rows(p).begin, panel_rows(last).end};
+                        block<kPanelsAtOnce * kBlockLimit>(part, tile, count, p, rows);
+                    }
                 }
             }
         }
@@ -160,6 +222,12 @@ int64_t linear_shared_bytes(Act act, int64_t rows, int64_t k) { return rows * ro
 
 int64_t linear_scratch_bytes(Act act, int64_t k) {
     return even(k) * 4 + std::max(kAlone + kRowsLimit, row_words(act, k)) * 4;
+}
+
+int64_t linear_shared_bytes(const Matrix& m, Act act, int64_t rows) { return rows * row_words(m, act) * 4; }
+
+int64_t linear_scratch_bytes(const Matrix& m, Act act) {
+    return buffer_floats(m) * 4 + std::max(kAlone + kRowsLimit, row_words(m, act)) * 4;
 }
 
 }  // namespace penstock

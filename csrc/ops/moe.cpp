@@ -82,8 +82,8 @@ struct Private {
         place = memory.take<int32_t>(pairs);
         rows = memory.take<float>(job * a.hidden);
         prepared = memory.take<std::byte>(
-            std::max(linear_shared_bytes(a.act, job, a.hidden), linear_shared_bytes(a.act_down, job, a.width)));
-        scratch_bytes = std::max(linear_scratch_bytes(a.act, a.hidden), linear_scratch_bytes(a.act_down, a.width));
+            std::max(linear_shared_bytes(a.gate[0], a.act, job), linear_shared_bytes(a.down[0], a.act_down, job)));
+        scratch_bytes = std::max(linear_scratch_bytes(a.gate[0], a.act), linear_scratch_bytes(a.down[0], a.act_down));
         scratch = memory.take<std::byte>(scratch_bytes);
         bytes = memory.used();
     }

@@ -20,7 +20,7 @@ struct MoeArgs {
     std::byte* shared;  // moe_shared_bytes(most rows), 64-byte aligned
 };
 void moe(const Kernels&, const MoeArgs&, const Worker&);
-// Sizes and activations of `args` count, not its pointers.
+// Sizes and activations of `args` count, and the first experts' matrices; not its other pointers.
 int64_t moe_shared_bytes(const MoeArgs& args, int64_t rows);
 int64_t moe_scratch_bytes(const MoeArgs& args, int64_t rows);  // private, of each worker
 

@@ -72,6 +72,10 @@ struct LinearArgs {
 void linear(const Kernels&, const LinearArgs&, const Worker&);
 int64_t linear_shared_bytes(Act act, int64_t rows, int64_t k);
 int64_t linear_scratch_bytes(Act act, int64_t k);  // private, of each worker
+// The same for any weight; parts of one linear agree in format, and quantised ones in all that concerns their inputs
+// (Quant::same_inputs).
+int64_t linear_shared_bytes(const Matrix& m, Act act, int64_t rows);
+int64_t linear_scratch_bytes(const Matrix& m, Act act);
 
 // cs[row] = [cos(0..dim/2) | sin(0..dim/2)] * scale of float(position) * inv_freq.
 // length rules (models/rope.py): the token's n (qwen_ntk: prompt length, else max(prompt length, position + 1)) picks

@@ -15,20 +15,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from penstock.errors import CheckpointError, ConfigError, ExecutionError, PenstockError, UnsupportedError
+from penstock.errors import CheckpointError, ConfigError, ExecutionError, PenstockError
 from penstock.executors.adapters import check_adapter, check_kv
 from penstock.executors.base import Adapter, ExecutorInfo, Hook, Limits, Memory, Traced, WeightStream
 from penstock.executors.native.adapters import NativeAdapters
 from penstock.executors.native.extension import extension
 from penstock.executors.native.lower import Loaded, Lora, Lowered, check_supported, lower
+from penstock.executors.native.weights import resolve_arithmetic, take
 from penstock.models.passes.fuse import fuse
-from penstock.models.program import Program, WeightSpec
-from penstock.quant.scheme import Array, WeightData
+from penstock.models.program import Program
 from penstock.types import F32, I64, Batch, StepOutput
 
-FORMATS = ("f32", "f16", "bf16")
-BF16_ISAS = ("avx512",)
-"""Instruction sets with a bfloat16 dot product."""
 NO_OUTPUT = np.empty(0, np.int32), np.empty(0, np.uint8)
 
 
@@ -36,7 +33,8 @@ class NativeExecutor:
     """Runs one program on the CPU.
 
     ``compute``: ``auto`` rounds the inputs of bfloat16 weights to bfloat16 where the CPU has that dot product, ``bf16``
-    insists on it, ``f32`` keeps all inputs in float32. ``threads`` 0 takes ``PENSTOCK_THREADS``, else one per core;
+    insists on it, ``f32`` keeps all inputs in float32. ``activation``: the inputs of quantised weights (see
+    :class:`~penstock.executors.native.weights.Arithmetic`). ``threads`` 0 takes ``PENSTOCK_THREADS``, else one per core;
     ``isa`` None takes ``PENSTOCK_ISA``, else the best. Raises ``ConfigError`` for a wish that this machine cannot meet,
     ``UnsupportedError`` for an op it does not have.
     """
@@ -49,6 +47,7 @@ class NativeExecutor:
         compute: str = "auto",
         threads: int = 0,
         isa: str | None = None,
+        activation: str = "auto",
         mode: Literal["static", "dynamic"] = "static",
     ) -> None:
         check_supported(program)
@@ -56,7 +55,7 @@ class NativeExecutor:
             raise ConfigError(f"mode must be static or dynamic, got {mode!r}")
         self.program, self.limits, self.mode = program, limits, mode
         self._core: Any = _make_core(program, limits, isa, threads)
-        self._bf16 = _resolve_compute(compute, self._core.isa)
+        self._arithmetic = resolve_arithmetic(compute, activation, self._core.isa)
         self._weights: dict[str, Loaded] = {}
         self._static: Lowered | None = None
         self._dynamic: Lowered | None = None
@@ -68,7 +67,7 @@ class NativeExecutor:
     def info(self) -> ExecutorInfo:
         core = self._open()
         formats = Counter(w.format for w in self._weights.values() if w.format)
-        arithmetic = {"bf16" if f in self._bf16 else "f32" for f in formats} or {"f32"}
+        arithmetic = {w.inputs for w in self._weights.values() if w.format} or {"f32"}
         details = {"mode": self.mode, "kv_cache": self.limits.kv_dtype, "weights": " ".join(sorted(formats))}
         return ExecutorInfo("native", core.isa, core.threads, "+".join(sorted(arithmetic)), details)
 
@@ -88,7 +87,7 @@ class NativeExecutor:
             if self.program.weights.get(spec.name) != spec or spec.name in self._weights:
                 raise CheckpointError(f"weight '{spec.name}' {list(spec.shape)} is not wanted, or comes twice")
             with _errors():
-                self._weights[spec.name] = _take(core, spec, data)
+                self._weights[spec.name] = take(core, spec, data, self._arithmetic)
         missing = [name for name in self.program.weights if name not in self._weights]
         if missing:
             raise CheckpointError(f"{len(missing)} weights are missing: {', '.join(missing[:8])}")
@@ -164,7 +163,7 @@ class NativeExecutor:
         return low
 
     def _same(self, names: tuple[str, ...]) -> bool:
-        return len({self._weights[name].format in self._bf16 for name in names}) == 1
+        return len({(self._weights[name].inputs, self._weights[name].key) for name in names}) == 1
 
     def _unfused(self) -> Lowered:
         if self._dynamic is None:
@@ -173,7 +172,7 @@ class NativeExecutor:
 
     def _lower(self, program: Program, fused: bool, loras: Mapping[str, Lora] | None = None) -> Lowered:
         program = fuse(program, self._same) if fused else program
-        return lower(self._open(), program, self._weights, self._bf16, loras)
+        return lower(self._open(), program, self._weights, loras)
 
 
 @contextmanager
@@ -210,36 +209,6 @@ def _threads(wanted: int) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1024:
         raise ConfigError(f"PENSTOCK_THREADS={text}: set a whole number of threads from 1 to 1024, or unset it")
     return int(text)
-
-
-def _resolve_compute(compute: str, isa: str) -> frozenset[str]:
-    """The formats whose inputs are rounded to bfloat16."""
-    if compute not in ("auto", "f32", "bf16"):
-        raise ConfigError(f"dtype {compute} is not what the native executor computes in; use auto, float32 or bfloat16")
-    if compute == "bf16" and isa not in BF16_ISAS:
-        raise ConfigError(f"dtype bfloat16: {isa} has no bfloat16 dot product; use auto or float32")
-    return frozenset({"bf16"}) if compute != "f32" and isa in BF16_ISAS else frozenset()
-
-
-def _take(core: Any, spec: WeightSpec, data: WeightData) -> Loaded:
-    if data.shape != spec.shape:
-        raise CheckpointError(f"weight '{spec.name}' has shape {list(data.shape)}, not {list(spec.shape)}")
-    if data.format not in FORMATS:
-        raise UnsupportedError(f"weight '{spec.name}': the native executor does not know the format '{data.format}'")
-    array = data.arrays["weight"]
-    if spec.kind == "vector":
-        return Loaded(core.add_vector(np.ascontiguousarray(array, np.float32).reshape(-1)), "")
-    if data.format == "bf16":
-        array = array.view(np.uint16)
-    if spec.kind == "experts":  # one matrix each, their numbers in a row
-        return Loaded([_add_matrix(core, data.format, expert) for expert in array][0], data.format)
-    return Loaded(_add_matrix(core, data.format, array), data.format)
-
-
-def _add_matrix(core: Any, fmt: str, array: Array) -> int:
-    if array.strides[1] != array.itemsize or array.strides[0] < 0 or not array.flags.aligned:
-        array = array.copy(order="C")
-    return int(core.add_matrix(fmt, array))
 
 
 def _adapted(batch: Batch) -> bool:

@@ -19,11 +19,16 @@ NO_NORM: NormTuple = ("none", 0.0, False, -1, -1)
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A weight that the native executor holds: its number there (the first of its experts'), and for a matrix its
-    format."""
+    """A weight that the native executor holds: its number there (the first of its experts').
+
+    For a matrix, its format; what its inputs are turned into (``f32``, ``bf16`` or ``i8``); and a key that is equal for
+    weights whose inputs can be shared.
+    """
 
     number: int
-    format: str
+    format: str = ""
+    inputs: str = "f32"
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +53,9 @@ def lower(
     core: Any,
     program: Program,
     weights: Mapping[str, Loaded],
-    bf16: frozenset[str],
     loras: Mapping[str, Lora] | None = None,
 ) -> Lowered:
-    """Build ``program`` on the native executor ``core``. Weights of the formats in ``bf16`` meet bfloat16 inputs.
+    """Build ``program`` on the native executor ``core``.
 
     ``loras`` are what its ``lora`` ops need to know of each target.
     """
@@ -61,7 +65,7 @@ def lower(
         name: plan.value(column, program.values[name].width, program.values[name].rows == "logits")
         for name, column in memory.columns.items()
     }
-    low = _Lowering(core, plan, program, values, weights, bf16, loras or {})
+    low = _Lowering(core, plan, program, values, weights, loras or {})
     spans: list[tuple[int, int]] = []
     for op in program.ops:
         first = plan.ops
@@ -85,11 +89,10 @@ class _Lowering:
 
     def __init__(
         self, core: Any, plan: Any, program: Program, values: Mapping[str, int], weights: Mapping[str, Loaded],
-        bf16: frozenset[str], loras: Mapping[str, Lora],
+        loras: Mapping[str, Lora],
     ) -> None:  # fmt: skip
         self.core, self.plan, self.program = core, plan, program
-        self.values, self.weights, self.bf16 = values, weights, bf16
-        self.loras = loras
+        self.values, self.weights, self.loras = values, weights, loras
         self.constants: dict[str, int] = {}
 
     def weight(self, name: str) -> int:
@@ -131,14 +134,15 @@ def _linear(low: _Lowering, op: Op) -> None:
     norm = low.norm(op, op.weights[2 * parts :]) if fused else NO_NORM
     x = low.values[op.inputs[0]]
     residual = low.values[op.inputs[1]] if fused and op.attrs["residual"] else -1
-    groups: dict[bool, list[tuple[int, int, int]]] = {}
+    groups: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
     for i in range(parts):
         matrix, bias = op.weights[2 * i : 2 * i + 2]
         y = low.values[op.outputs[i]] if i < len(op.outputs) else -1
-        groups.setdefault(low.weights[matrix].format in low.bf16, []).append((low.weight(matrix), low.weight(bias), y))
-    for bf16, members in groups.items():
+        loaded = low.weights[matrix]
+        groups.setdefault((loaded.inputs, loaded.key), []).append((loaded.number, low.weight(bias), y))
+    for (inputs, _), members in groups.items():
         for at in range(0, len(members), 4):
-            low.plan.linear(norm, bf16, activation, x, residual, members[at : at + 4])
+            low.plan.linear(norm, inputs, activation, x, residual, members[at : at + 4])
 
 
 def _angles(low: _Lowering, op: Op) -> None:
@@ -186,10 +190,10 @@ def _elementwise(low: _Lowering, op: Op) -> None:
 
 def _moe(low: _Lowering, op: Op) -> None:
     a = op.attrs
-    rounded = [low.weights[name].format in low.bf16 for name in op.weights]
+    gate, up, down = (low.weights[name].inputs for name in op.weights)
     low.plan.moe(
         int(a["experts"]), int(a["top_k"]), bool(a["renormalise"]), str(a["activation"]),
-        tuple(low.weight(name) for name in op.weights), (rounded[0] and rounded[1], rounded[2]),
+        tuple(low.weight(name) for name in op.weights), (gate if gate == up else "f32", down),
         *(low.values[name] for name in (*op.inputs, *op.outputs)),
     )  # fmt: skip
 

@@ -1,0 +1,64 @@
+// Packing quantised weights: a source gives the codes and scales of a piece of a row, whatever file they come from, and
+// this writes them as formats/quant.h says.
+#pragma once
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "formats/matrix.h"
+
+namespace penstock {
+
+// The groups of one chunk of one row.
+struct RowChunk {
+    uint8_t* codes;              // padded inputs
+    uint16_t d = 0, m = 0;       // f16, with ScaleKind::super
+    float scales[kChunkGroups];  // numbers that the scale's type holds exactly
+    float zeros[kChunkGroups];
+};
+// Must be callable from several threads at once.
+using ReadChunk = std::function<void(int64_t row, int64_t first_group, int64_t groups, RowChunk& out)>;
+
+// Tiles [tile0, tile1) of the matrix at dst, of n rows.
+void pack_quantised(const Quant& q, int64_t n, const ReadChunk& read, std::byte* dst, int64_t tile0, int64_t tile1);
+
+// A weight to pack: how it will lie, and where it comes from. What `read` points to must live until it is packed.
+struct QuantSource {
+    Quant quant;
+    std::vector<int32_t> order;  // to be kept, and quant.order to point to it; empty: none
+    ReadChunk read;
+};
+
+// int8, int4 and fp8 codes with scales (and zero points) in float32: w = (code - zero) * scale.
+struct CodedRows {
+    std::string format;
+    int64_t n, k;
+    const uint8_t* codes;  // [n, bytes of a row]; int4: the low nibble first
+    int64_t codes_ld;
+    const float* scales;  // [n, groups]
+    int64_t scales_ld;
+    const float* zeros;  // the same, or null
+    int64_t zeros_ld;
+    int64_t group;
+    const int32_t* g_idx;  // [k] group of each input, or null
+    bool one_scale;        // inputs quantised with one scale a row
+};
+// Throws std::invalid_argument.
+QuantSource coded_source(const CodedRows& rows);
+
+// ggml's blocks, as they are in a file. Throws std::invalid_argument for a format without a layout here, or sizes that
+// do not fit.
+struct BlockRows {
+    std::string format;
+    int64_t n, k;
+    const uint8_t* blocks;  // [n, bytes of a row]
+    int64_t bytes, ld;
+};
+QuantSource block_source(const BlockRows& rows);
+
+// Whether a float is a finite float16 exactly; which one.
+bool is_half(float x);
+uint16_t to_half(float x);
+
+}  // namespace penstock

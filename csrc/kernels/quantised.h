@@ -1,0 +1,348 @@
+// Dot products of panels of rows with tiles of quantised weights, chunk by chunk: what scales a chunk is made ready
+// once for all panels, and so are its codes where their form asks for it. Each output takes its groups in order, so
+// neither the number of rows nor that of panels shows in the bits.
+#pragma once
+#include "kernels/codes.h"
+#include "kernels/table.h"
+
+namespace penstock {
+namespace {
+
+// Tiles in flight for so many rows: two kinds of accumulators share the registers.
+constexpr int quant_tiles_for(int rows) {
+    if (kMaxTiles == 1) return 1;
+    if (kAccumulators >= 24) return rows == 1 ? 2 : rows <= 4 ? 4 : 2;
+    return rows == 1 ? 2 : 1;
+}
+constexpr int kMostTiles = 4;
+
+// Whole groups of one chunk against one panel.
+struct GroupRun {
+    const std::byte* codes;  // of the first tile
+    int64_t stride;          // to the next tile's
+    const float* scales;     // [groups][T][16]
+    const float* shifts;     // the same, or null
+    int64_t groups, padded, last, step;
+    int32_t zero;
+    const uint32_t* panel;
+    float* y;
+    int64_t ldy;
+};
+using GroupKernel = void (*)(const GroupRun&);
+
+// A panel of quantised inputs: for each step [scale][row], [sum][row], then words of four inputs [word][row].
+template <bool kNibbles, int R, int T>
+void dot_groups(const GroupRun& b) {
+    const std::byte* w = b.codes;
+    const uint32_t* a = b.panel;
+    F f[R][T];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+        for (int t = 0; t < T; t++) f[r][t] = load(b.y + r * b.ldy + t * kTile);
+    for (int64_t g = 0; g < b.groups; g++) {
+        const float* scales = b.scales + g * T * kTile;
+        for (int64_t left = g + 1 < b.groups ? b.padded : b.last; left > 0;) {
+            const int64_t n = left < b.step ? left : b.step;
+            const uint32_t* head = a;
+            a += 2 * R;
+            I acc[R][T];
+#pragma GCC unroll 16
+            for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+                for (int t = 0; t < T; t++) acc[r][t] = set_i(-b.zero * static_cast<int32_t>(head[R + r]));
+            for (int64_t i = 0; i < n; i += 8, a += 2 * R) {
+                Codes low[T], high[T];
+#pragma GCC unroll 16
+                for (int t = 0; t < T; t++) {
+                    const Codes line = load_codes(w + t * b.stride);
+                    low[t] = kNibbles ? bits<0, 4>(line) : line;
+                    high[t] = kNibbles ? bits<4, 4>(line) : load_codes(w + t * b.stride + kLineBytes);
+                }
+                w += kNibbles ? kLineBytes : 2 * kLineBytes;
+#pragma GCC unroll 16
+                for (int r = 0; r < R; r++) {
+                    const Codes x = broadcast_codes(a[r]), y = broadcast_codes(a[R + r]);
+#pragma GCC unroll 16
+                    for (int t = 0; t < T; t++) {
+                        acc[r][t] = kNibbles ? dot_small(acc[r][t], low[t], x) : dot(acc[r][t], low[t], x);
+                        acc[r][t] = kNibbles ? dot_small(acc[r][t], high[t], y) : dot(acc[r][t], high[t], y);
+                    }
+                }
+            }
+            left -= n;
+#pragma GCC unroll 16
+            for (int t = 0; t < T; t++) {
+                const F s = load(scales + t * kTile);
+#pragma GCC unroll 16
+                for (int r = 0; r < R; r++)
+                    f[r][t] = fma(to_float(acc[r][t]), s * set(__builtin_bit_cast(float, head[r])), f[r][t]);
+            }
+            if (b.shifts != nullptr) {
+                F x[R];
+#pragma GCC unroll 16
+                for (int r = 0; r < R; r++)
+                    x[r] =
+                        set(__builtin_bit_cast(float, head[r]) * static_cast<float>(static_cast<int32_t>(head[R + r])));
+#pragma GCC unroll 16
+                for (int t = 0; t < T; t++) {
+                    const F z = load(b.shifts + (g * T + t) * kTile);
+#pragma GCC unroll 16
+                    for (int r = 0; r < R; r++) f[r][t] = fma(z, x[r], f[r][t]);
+                }
+            }
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+        for (int t = 0; t < T; t++) store(b.y + r * b.ldy + t * kTile, f[r][t]);
+}
+
+// n inputs as floats [tile][kFloatInputs][16] against a panel of floats.
+struct FloatRun {
+    const float* weights;
+    int64_t n;
+    const uint32_t* panel;
+    float* y;
+    int64_t ldy;
+};
+using FloatKernel = void (*)(const FloatRun&);
+
+template <int R, int T>
+void dot_floats(const FloatRun& b) {
+    const uint32_t* a = b.panel;
+    F acc[R][T];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+        for (int t = 0; t < T; t++) acc[r][t] = load(b.y + r * b.ldy + t * kTile);
+    for (int64_t i = 0; i < b.n; i++, a += R) {
+        F w[T];
+#pragma GCC unroll 16
+        for (int t = 0; t < T; t++) w[t] = load(b.weights + (t * kFloatInputs + i) * kTile);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) {
+            const F x = set(__builtin_bit_cast(float, a[r]));
+#pragma GCC unroll 16
+            for (int t = 0; t < T; t++) acc[r][t] = fma(w[t], x, acc[r][t]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+        for (int t = 0; t < T; t++) store(b.y + r * b.ldy + t * kTile, acc[r][t]);
+}
+
+// The kernels by rows and tiles.
+struct QuantKernels {
+    GroupKernel bytes[kMaxRows + 1][kMostTiles + 1] = {}, nibbles[kMaxRows + 1][kMostTiles + 1] = {};
+    FloatKernel floats[kMaxRows + 1][kMostTiles + 1] = {};
+
+    template <int R, int T>
+    constexpr void fill() {
+        bytes[R][T] = dot_groups<false, R, T>;
+        nibbles[R][T] = dot_groups<true, R, T>;
+        floats[R][T] = dot_floats<R, T>;
+    }
+    template <int R>
+    constexpr void fill_rows() {
+        fill<R, quant_tiles_for(R)>();
+        if constexpr (quant_tiles_for(R) > 2) fill<R, 2>();
+        if constexpr (quant_tiles_for(R) > 1) fill<R, 1>();
+        if constexpr (R > 1) fill_rows<R - 1>();
+    }
+    constexpr QuantKernels() { fill_rows<kMaxRows>(); }
+};
+constexpr QuantKernels kQuantKernels;
+
+// Some tiles at once against all panels of a block.
+struct QuantWork {
+    const QuantBlock& b;
+    const Quant& q;
+    const ChunkLayout at;
+    const int tiles;
+    const std::byte* data;
+    float* y;
+    alignas(64) float scales[kChunkGroups * kMostTiles * kTile], shifts[kChunkGroups * kMostTiles * kTile];
+
+    QuantWork(const QuantBlock& block, int first, int count)
+        : b(block),
+          q(block.weight->quant),
+          at(q),
+          tiles(count),
+          data(block.weight->data + (block.tile + first) * block.weight->tile_bytes),
+          y(block.y + first * kTile) {}
+
+    void read_scales(const std::byte* chunk, int64_t groups) {
+        for (int t = 0; t < tiles; t++)
+            chunk_scales(q, at, chunk + t * b.weight->tile_bytes, groups, scales + t * kTile, shifts + t * kTile,
+                         tiles * kTile);
+    }
+
+    // f(panel, rows, its results)
+    template <class Function>
+    void panels(int64_t row_words, Function f) const {
+        const uint32_t* panel = b.panel;
+        float* to = y;
+        for (int p = 0; p < b.panels; p++) {
+            const int rows = b.rows[p];
+            f(panel, rows, to);
+            panel += rows * row_words;
+            to += rows * b.ldy;
+        }
+    }
+
+    void run_codes() {
+        alignas(64) uint8_t bytes[kMostTiles * kChunkInputs * 16];
+        const int64_t count = q.groups(), row_words = q.row_words();
+        const bool nibbles = q.codes == CodeKind::u4, direct = nibbles || q.codes == CodeKind::u8;
+        GroupRun run{};
+        run.shifts = q.zeros == ZeroKind::constant ? nullptr : shifts;
+        run.scales = scales;
+        run.padded = q.padded();
+        run.step = q.step;
+        run.zero = q.zero;
+        run.ldy = b.ldy;
+        const std::byte* chunk = data;
+        for (int64_t g = 0; g < count; g += q.per_chunk, chunk += at.bytes) {
+            run.groups = count - g < q.per_chunk ? count - g : q.per_chunk;
+            run.last = q.padded_of(g + run.groups - 1);
+            read_scales(chunk, run.groups);
+            run.codes = chunk + at.codes;
+            run.stride = b.weight->tile_bytes;
+            if (!direct) {
+                const int64_t inputs = (run.groups - 1) * run.padded + run.last;
+                run.stride = kChunkInputs * 16;
+                for (int t = 0; t < tiles; t++)
+                    unpack(q.codes, chunk + t * b.weight->tile_bytes + at.codes, 0, inputs, bytes + t * run.stride);
+                run.codes = reinterpret_cast<const std::byte*>(bytes);
+            }
+            const int64_t words = q.panel_words(g);
+            panels(row_words, [&](const uint32_t* panel, int rows, float* to) {
+                run.panel = panel + words * rows;
+                run.y = to;
+                (nibbles ? kQuantKernels.nibbles : kQuantKernels.bytes)[rows][tiles](run);
+            });
+        }
+    }
+
+    void run_floats() {
+        alignas(64) float weights[kMostTiles * kFloatInputs * kTile];
+        const int64_t count = q.groups(), row_words = (q.inputs + 1) / 2 * 2;
+        FloatRun run{};
+        run.weights = weights;
+        run.ldy = b.ldy;
+        const std::byte* chunk = data;
+        int64_t before = 0;
+        for (int64_t g = 0; g < count; g += q.per_chunk, chunk += at.bytes) {
+            const int64_t groups = count - g < q.per_chunk ? count - g : q.per_chunk;
+            const int64_t inputs = (groups - 1) * q.padded() + q.padded_of(g + groups - 1);
+            read_scales(chunk, groups);
+            for (int64_t from = 0; from < inputs; from += kFloatInputs) {
+                const int64_t to = from + kFloatInputs < inputs ? from + kFloatInputs : inputs;
+                for (int t = 0; t < tiles; t++)
+                    run.n = expand(q, chunk + t * b.weight->tile_bytes + at.codes, g, from, to, scales + t * kTile,
+                                   shifts + t * kTile, tiles * kTile, weights + t * kFloatInputs * kTile);
+                panels(row_words, [&](const uint32_t* panel, int rows, float* to_y) {
+                    run.panel = panel + before * rows;
+                    run.y = to_y;
+                    kQuantKernels.floats[rows][tiles](run);
+                });
+                before += run.n;
+            }
+        }
+    }
+};
+
+void quant_tiles(const QuantBlock& b) {
+    int rows = 0, most = 0;
+    for (int p = 0; p < b.panels; p++) rows += b.rows[p], most = b.rows[p] > most ? b.rows[p] : most;
+    for (int r = 0; r < rows; r++) std::memset(b.y + r * b.ldy, 0, static_cast<size_t>(b.count) * kTile * 4);
+    // Panels differ by a row at most: what suits the larger one is there for the smaller one too, or two tiles are.
+    int at_once = quant_tiles_for(most);
+    for (int p = 0; p < b.panels; p++)
+        if (quant_tiles_for(b.rows[p]) != at_once) at_once = kMostTiles < 2 || quant_tiles_for(b.rows[p]) < 2 ? 1 : 2;
+    for (int tile = 0; tile < b.count;) {
+        const int left = b.count - tile, count = left >= at_once ? at_once : left >= 2 && at_once > 2 ? 2 : 1;
+        QuantWork work(b, tile, count);
+        if (b.act == Act::i8)
+            work.run_codes();
+        else
+            work.run_floats();
+        tile += count;
+    }
+}
+
+// One row of quantised inputs into a panel; x is in the order of the packed inputs.
+void quantise_row(const Quant& q, const float* x, uint32_t* panel, int rows, int row) {
+    const auto largest = [](const float* p, int64_t n) {
+        F most = zero(), bad = zero();  // infinities and NaN make the scale NaN
+        for (int64_t i = 0; i < n; i += 16) {
+            const F v = load(p + i, static_cast<int>(n - i < 16 ? n - i : 16));
+            most = max(abs(v), most);
+            bad = fma(v, zero(), bad);
+        }
+        return max_of(most) + sum(bad);
+    };
+    panel += row;
+    const float of_row = q.one_scale ? largest(x, q.inputs) : 0;
+    for (int64_t g = 0; g < q.groups(); g++) {
+        const int64_t inputs = q.inputs_of(g), padded = q.padded_of(g);
+        for (int64_t from = 0; from < padded; from += q.step) {
+            const int64_t end = from + q.step < padded ? from + q.step : padded;
+            const int64_t real = inputs < end ? inputs : end;
+            const float most = q.one_scale ? of_row : largest(x + from, real - from);
+            const F factor = set(most > 0 ? 127.0f / most : 0.0f);
+            const float scale = most / 127.0f;
+            F total = zero();
+            uint32_t* words = panel + 2 * rows;
+            for (int64_t i = from; i < end; i += 16, words += 4 * rows) {
+                const int n = static_cast<int>(real - i < 16 ? (real > i ? real - i : 0) : 16);
+                const F v = min(max(round(load(x + i, n) * factor), set(-127)), set(127));
+                total = total + v;
+                int8_t bytes[16];
+                store_i8(bytes, v);
+                for (int64_t j = 0; j < (end - i < 16 ? (end - i) / 4 : 4); j++)
+                    std::memcpy(words + j * rows, bytes + 4 * j, 4);
+            }
+            std::memcpy(panel, &scale, 4);
+            panel[rows] = static_cast<uint32_t>(static_cast<int32_t>(sum(total)));
+            panel += (2 + (end - from) / 4) * rows;
+        }
+        x += inputs;
+    }
+}
+
+// y = scale * elements [begin, end) of row `row`.
+void gather_quantised(const Matrix& m, int64_t row, int64_t begin, int64_t end, float scale, float* y) {
+    const Quant& q = m.quant;
+    const ChunkLayout at(q);
+    const std::byte* tile = m.data + row / kTile * m.tile_bytes;
+    const int64_t lane = row % kTile, count = q.groups();
+    alignas(64) float scales[kChunkGroups * kTile], shifts[kChunkGroups * kTile], weights[kFloatInputs * kTile];
+    const std::byte* chunk = tile;
+    int64_t before = 0;
+    for (int64_t g = 0; g < count; g += q.per_chunk, chunk += at.bytes) {
+        const int64_t groups = count - g < q.per_chunk ? count - g : q.per_chunk;
+        const int64_t next = (g + groups) * q.group < q.inputs ? (g + groups) * q.group : q.inputs;
+        if (q.order == nullptr && (next <= begin || before >= end)) {
+            before = next;
+            continue;
+        }
+        const int64_t inputs = (groups - 1) * q.padded() + q.padded_of(g + groups - 1);
+        chunk_scales(q, at, chunk, groups, scales, shifts, kTile);
+        for (int64_t from = 0; from < inputs; from += kFloatInputs) {
+            const int64_t to = from + kFloatInputs < inputs ? from + kFloatInputs : inputs;
+            const int64_t n = expand(q, chunk + at.codes, g, from, to, scales, shifts, kTile, weights);
+            for (int64_t i = 0; i < n; i++) {
+                const int64_t input = q.order != nullptr ? q.order[before + i] : before + i;
+                if (input >= begin && input < end) y[input - begin] = weights[i * kTile + lane] * scale;
+            }
+            before += n;
+        }
+    }
+}
+
+}  // namespace
+}  // namespace penstock

@@ -1,0 +1,59 @@
+// Sixteen lanes of whole numbers as one AVX-512 register; the meaning of each function is in vec/codes_generic.h.
+#pragma once
+#include "vec/avx512.h"
+
+namespace penstock {
+namespace {
+
+struct I {
+    __m512i v;
+};
+using Codes = I;
+
+inline I set_i(int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline F to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
+
+inline Codes load_codes(const void* p) { return {_mm512_loadu_si512(p)}; }
+inline void store_codes(void* p, Codes a) { _mm512_storeu_si512(p, a.v); }
+inline Codes broadcast_codes(uint32_t x) { return set_i(static_cast<int32_t>(x)); }
+template <int Shift, int Count>
+inline Codes bits(Codes a) {
+    const __m512i mask = _mm512_set1_epi8(static_cast<char>((1 << Count) - 1));
+    return {_mm512_and_si512(Shift == 0 ? a.v : _mm512_srli_epi16(a.v, Shift), mask)};
+}
+template <int Shift>
+inline Codes join(Codes low, Codes high) {
+    return {_mm512_or_si512(low.v, _mm512_slli_epi16(high.v, Shift))};
+}
+inline Codes lookup(const uint8_t* table, Codes a) {
+    const __m512i t = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+    return {_mm512_shuffle_epi8(t, a.v)};
+}
+inline I dot(I acc, Codes w, Codes x) { return {_mm512_dpbusd_epi32(acc.v, w.v, x.v)}; }
+inline I dot_small(I acc, Codes w, Codes x) { return dot(acc, w, x); }
+
+template <int J>
+inline F byte(Codes a) {
+    const __m512i mask = _mm512_set1_epi32(255);
+    const __m512i x = J == 0 ? a.v : _mm512_srli_epi32(a.v, 8 * J);
+    return {_mm512_cvtepi32_ps(J == 3 ? x : _mm512_and_si512(x, mask))};
+}
+// As float16 the seven low bits lie one place higher, under the sign.
+template <int J>
+inline F e4m3(Codes a) {
+    const __m512i high = _mm512_srai_epi32(J == 3 ? a.v : _mm512_slli_epi32(a.v, 24 - 8 * J), 17);
+    const __m512i half = _mm512_and_si512(high, _mm512_set1_epi32(0xbf80));
+    return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(half))};
+}
+inline F load_u8(const uint8_t* p) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+}
+inline F load_i8(const int8_t* p) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+}
+inline void store_i8(int8_t* p, F a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v)));
+}
+
+}  // namespace
+}  // namespace penstock

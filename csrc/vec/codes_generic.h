@@ -1,0 +1,98 @@
+// Sixteen lanes of whole numbers as plain arrays: the reference of what every instruction set computes.
+//
+//   I       16 int32                          Codes   16 lanes of four bytes, as a line of a quantised weight
+//   dot(acc, w, x) adds to each lane the four products of its bytes, w unsigned and x signed
+#pragma once
+#include "vec/generic.h"
+
+namespace penstock {
+namespace {
+
+struct I {
+    int32_t v[16];
+};
+struct Codes {
+    uint8_t v[64];
+};
+
+inline I set_i(int32_t x) {
+    I r;
+    for (int i = 0; i < 16; i++) r.v[i] = x;
+    return r;
+}
+inline F to_float(I a) {
+    F r;
+    for (int i = 0; i < 16; i++) r.v[i] = static_cast<float>(a.v[i]);
+    return r;
+}
+
+inline Codes load_codes(const void* p) {
+    Codes r;
+    std::memcpy(r.v, p, 64);
+    return r;
+}
+inline void store_codes(void* p, Codes a) { std::memcpy(p, a.v, 64); }
+inline Codes broadcast_codes(uint32_t x) {
+    Codes r;
+    for (int i = 0; i < 16; i++) std::memcpy(r.v + 4 * i, &x, 4);
+    return r;
+}
+// The bits [Shift, Shift + Count) of every byte.
+template <int Shift, int Count>
+inline Codes bits(Codes a) {
+    for (uint8_t& x : a.v) x = static_cast<uint8_t>(x >> Shift & ((1 << Count) - 1));
+    return a;
+}
+// low | high << Shift; the bits of `high` must leave none behind.
+template <int Shift>
+inline Codes join(Codes low, Codes high) {
+    for (int i = 0; i < 64; i++) low.v[i] = static_cast<uint8_t>(low.v[i] | high.v[i] << Shift);
+    return low;
+}
+// table[a] for a below 16.
+inline Codes lookup(const uint8_t* table, Codes a) {
+    for (uint8_t& x : a.v) x = table[x];
+    return a;
+}
+inline I dot(I acc, Codes w, Codes x) {
+    for (int i = 0; i < 16; i++)
+        for (int j = 0; j < 4; j++) acc.v[i] += w.v[4 * i + j] * static_cast<int8_t>(x.v[4 * i + j]);
+    return acc;
+}
+// The same where no byte of w is above 127.
+inline I dot_small(I acc, Codes w, Codes x) { return dot(acc, w, x); }
+
+// Byte J of every lane.
+template <int J>
+inline F byte(Codes a) {
+    F r;
+    for (int i = 0; i < 16; i++) r.v[i] = a.v[4 * i + J];
+    return r;
+}
+// Byte J of every lane as float8 e4m3 (no NaN), times 2^-8.
+template <int J>
+inline F e4m3(Codes a) {
+    F r;
+    for (int i = 0; i < 16; i++) {
+        const uint8_t x = a.v[4 * i + J];
+        r.v[i] = widen_f16(static_cast<uint16_t>((x & 0x80) << 8 | (x & 0x7f) << 7));
+    }
+    return r;
+}
+inline F load_u8(const uint8_t* p) {
+    F r;
+    for (int i = 0; i < 16; i++) r.v[i] = p[i];
+    return r;
+}
+inline F load_i8(const int8_t* p) {
+    F r;
+    for (int i = 0; i < 16; i++) r.v[i] = p[i];
+    return r;
+}
+// Whole numbers from -128 to 127.
+inline void store_i8(int8_t* p, F a) {
+    for (int i = 0; i < 16; i++) p[i] = static_cast<int8_t>(static_cast<int>(a.v[i]));
+}
+
+}  // namespace
+}  // namespace penstock
