@@ -127,8 +127,9 @@ def _executor(config: Config, program: Program, limits: Limits) -> Executor:
 
     wish = config.executor
     executor: Executor = resolve(wish.executor)(
-        program, limits, compute=DTYPES[config.model.dtype], threads=wish.threads, isa=wish.isa, mode=wish.mode
-    )
+        program, limits, compute=DTYPES[config.model.dtype], threads=wish.threads, isa=wish.isa, mode=wish.mode,
+        activation=wish.activation,
+    )  # fmt: skip
     return executor
 
 

@@ -67,6 +67,7 @@ HELP = {
     "max_lora_rank": "largest rank of a LoRA adapter (default: 64)",
     "max_prefix_share": "share of the KV cache that prefix adapters may take (default: 0.5)",
     "adapters": "adapters to load, e.g. sql=./sql-lora,style=./prefix",
+    "activation": "inputs of quantised weights: auto, float (exact), int8 (fast)",
     "isa": "instruction set: generic, avx2, avx512 … (default: the best one this CPU has)",
 }
 METAVARS = {

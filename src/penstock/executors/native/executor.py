@@ -34,9 +34,9 @@ class NativeExecutor:
 
     ``compute``: ``auto`` rounds the inputs of bfloat16 weights to bfloat16 where the CPU has that dot product, ``bf16``
     insists on it, ``f32`` keeps all inputs in float32. ``activation``: the inputs of quantised weights (see
-    :class:`~penstock.executors.native.weights.Arithmetic`). ``threads`` 0 takes ``PENSTOCK_THREADS``, else one per core;
-    ``isa`` None takes ``PENSTOCK_ISA``, else the best. Raises ``ConfigError`` for a wish that this machine cannot meet,
-    ``UnsupportedError`` for an op it does not have.
+    :class:`~penstock.executors.native.weights.Arithmetic`). ``threads`` 0 takes ``PENSTOCK_THREADS``, else one per
+    core; ``isa`` None takes ``PENSTOCK_ISA``, else the best. Raises ``ConfigError`` for a wish that this machine cannot
+    meet, ``UnsupportedError`` for an op it does not have.
     """
 
     def __init__(

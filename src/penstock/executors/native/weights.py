@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from penstock.config import ACTIVATIONS
 from penstock.errors import CheckpointError, ConfigError, UnsupportedError
 from penstock.executors.native.lower import Loaded
 from penstock.models.program import WeightSpec
@@ -18,7 +19,6 @@ BF16_ISAS = ("avx512",)
 """Instruction sets with a bfloat16 dot product."""
 INT8_ISAS = ("avx512",)
 """Instruction sets with a dot product of bytes."""
-ACTIVATIONS = ("auto", "float", "int8")
 
 
 @dataclass(frozen=True, slots=True)

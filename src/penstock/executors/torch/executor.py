@@ -27,10 +27,12 @@ class TorchExecutor:
 
     def __init__(
         self, program: Program, limits: Limits, *, compute: str = "auto", threads: int = 0, isa: str | None = None,
-        mode: str = "dynamic",
+        mode: str = "dynamic", activation: str = "auto",
     ) -> None:  # fmt: skip
         if compute not in ("auto", "f32"):
             raise ConfigError(f"the torch executor on the CPU computes in float32 only, not {compute}: dtype=float32")
+        if activation not in ("auto", "float"):
+            raise ConfigError(f"the torch executor keeps inputs in float, not {activation}: use activation=float")
         if threads:
             torch.set_num_threads(threads)
         self.program, self.limits = program, limits
