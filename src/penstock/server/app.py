@@ -43,6 +43,7 @@ def dialects(options: ServerOptions) -> list[Dialect]:
     from penstock.server.llama_server import routes as llama_server
     from penstock.server.ollama import routes as ollama
     from penstock.server.openai import routes as openai
+    from penstock.server.page import routes as page
     from penstock.server.tgi import routes as tgi
 
     every = {
@@ -53,4 +54,4 @@ def dialects(options: ServerOptions) -> list[Dialect]:
         "llama_server": llama_server.dialect,
     }
     chosen = [make() for name, make in every.items() if name not in options.disabled_dialects]
-    return [operations.dialect(), *chosen, adapters.dialect(), root.dialect(options)]
+    return [operations.dialect(), *chosen, adapters.dialect(), page.dialect(), root.dialect(options)]

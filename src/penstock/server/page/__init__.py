@@ -1,0 +1,1 @@
+"""The page at ``/``: built files, and the numbers that it draws. Its sources are in ``webui/``."""
