@@ -109,7 +109,7 @@ class StructuredOutputs:
     def value(self) -> str:
         """The specification as text: JSON for schemas, tags and choices."""
         found = getattr(self, self.kind)
-        return found if isinstance(found, str) else _json.dumps(found)
+        return found if isinstance(found, str) else _json.dumps(found)  # true, for json_object
 
     def _checked(self, name: str) -> Any:
         value = getattr(self, name)

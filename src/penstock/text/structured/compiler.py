@@ -21,18 +21,23 @@ import numpy as np
 from penstock.errors import ExecutionError, RequestError, missing
 from penstock.text.structured import schema as schemas
 from penstock.text.structured.constraint import GrammarConstraint, Usage, short
+from penstock.text.structured.regex import MAX_LENGTH
 from penstock.text.structured.regex import problem as regex_problem
 from penstock.text.structured.trial import Trial
 from penstock.text.structured.vocabulary import Vocabulary
 from penstock.text.structured.worker import LIMITS
-from penstock.types import U32, StructuredOutputs
+from penstock.types import U32, StructuredKind, StructuredOutputs
 
 if TYPE_CHECKING:
     from penstock.text.tokenizer import Tokenizer
 
-MAX_SOURCE = 256 << 10
+MAX_SOURCE: dict[StructuredKind, int] = {
+    "json": 256 << 10, "structural_tag": 256 << 10, "regex": MAX_LENGTH, "choice": 256 << 10, "grammar": 64 << 10,
+    "json_object": 16,
+}  # fmt: skip
 KEPT = 64
 KEPT_BYTES = 256 << 20
+STEPS = 24
 WORN_TOKENS = 16_384
 WORN_SECONDS = 1.0
 # A schema's own blank space is unlimited; a model that has lost its way would fill the answer with it.
@@ -115,6 +120,8 @@ class GrammarCompiler:
         matcher = self._library.LLMatcher(self._ll_tokenizer, grammar, log_level=0, limits=limits)
         if matcher.is_error():
             raise ValueError(matcher.get_error())
+        if before is None:
+            _follow(GrammarConstraint(matcher.deep_copy(), self._ends, Usage()), self._ends)
         return _Compiled(grammar, matcher)
 
     def _keep(self, key: bytes, compiled: _Compiled) -> None:
@@ -142,6 +149,16 @@ class GrammarCompiler:
             )
 
 
+def _follow(constraint: GrammarConstraint, ends: U32) -> None:
+    """Take a few allowed tokens at random: what is too hard to follow shall fail now. Raises ``ExecutionError``."""
+    rng = np.random.default_rng(0)
+    for _ in range(STEPS):
+        allowed = np.flatnonzero(np.unpackbits((constraint.mask() & ~ends).view(np.uint8), bitorder="little"))
+        if not len(allowed):
+            return
+        constraint.accept(int(rng.choice(allowed)))
+
+
 def _bits(ids: Iterable[int], size: int) -> U32:
     mask = np.zeros((size + 31) // 32, np.uint32)
     for i in ids:
@@ -154,6 +171,8 @@ def _source(spec: StructuredOutputs) -> tuple[str, str, dict[str, Any]]:
     """(kind, text, options) for the trial. Raises ``RequestError`` for what is refused without one."""
     kind, value = spec.kind, spec.value
     try:
+        if len(value) > MAX_SOURCE[kind]:
+            raise ValueError(f"{len(value)} characters are more than {MAX_SOURCE[kind]}")
         if kind in ("json", "json_object"):
             schema = schemas.read(value) if kind == "json" else {"type": "object"}
             schemas.check(schema)
@@ -162,8 +181,6 @@ def _source(spec: StructuredOutputs) -> tuple[str, str, dict[str, Any]]:
             return "json", json.dumps(schema), _json_options(spec)
         if kind == "structural_tag":
             return kind, _tags(value), {}
-        if len(value) > MAX_SOURCE:
-            raise ValueError(f"{len(value)} characters are more than {MAX_SOURCE}")
         found = regex_problem(value) if kind == "regex" else None
         if found:
             raise ValueError(found)

@@ -11,7 +11,9 @@ import numpy as np
 from penstock.errors import ExecutionError
 from penstock.types import U32
 
-SLOW_SECONDS = 0.5
+# CPU time for masks: what an answer may owe, and what each token pays back. Usual masks take 20 to 200 µs.
+DEBT_SECONDS = 1.0
+TOKEN_SECONDS = 0.01
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +38,7 @@ class GrammarConstraint:
         self._usage = usage
         self._min_tokens = min_tokens
         self._count = 0
+        self._debt = 0.0
         self._ended = False
         self._mask: U32 = ends
         self._next()
@@ -64,7 +67,7 @@ class GrammarConstraint:
         other = GrammarConstraint.__new__(GrammarConstraint)
         other._matcher = self._matcher.deep_copy()
         other._ends, other._usage, other._min_tokens = self._ends, self._usage, self._min_tokens
-        other._count, other._ended, other._mask = self._count, self._ended, self._mask
+        other._count, other._debt, other._ended, other._mask = self._count, self._debt, self._ended, self._mask
         return other
 
     def _allows(self, token: int) -> bool:
@@ -77,7 +80,8 @@ class GrammarConstraint:
         self._usage.seconds += spent
         if self._matcher.is_error():
             raise ExecutionError(_failed(self._matcher))
-        if spent > SLOW_SECONDS:
+        self._debt = max(0.0, self._debt + spent - TOKEN_SECONDS)
+        if self._debt > DEBT_SECONDS:
             raise ExecutionError("structured output stopped: its grammar is too ambiguous to follow in time")
         mask = np.zeros(len(self._ends), np.uint32)
         mask[: len(data)] = data[: len(mask)]

@@ -16,7 +16,7 @@ from typing import Any
 from penstock.errors import ExecutionError, OverloadedError
 
 SECONDS = 3.0
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 5.0
 START_SECONDS = 10.0
 _ANSWER_BYTES = 8 << 20
 
@@ -53,12 +53,12 @@ class Trial:
             self._kill()
 
     def _ask(self, line: bytes) -> dict[str, str]:
-        fresh = self._process is None or self._process.poll() is not None
-        process = self._start() if fresh or self._process is None else self._process
-        found = self._exchange(process, line, self.seconds + (START_SECONDS if fresh else 0))
-        if not found and not fresh:  # it may have gone home for want of work
-            self._kill()
-            found = self._exchange(self._start(), line, self.seconds + START_SECONDS)
+        process = self._process
+        found = b""
+        if process is not None:  # it may have gone home for want of work
+            found = self._exchange(process, line, self.seconds)
+        if not found:
+            found = self._exchange(self._start(), line, self.seconds)
         if not found:
             self._kill()
             raise ValueError("it takes too much memory, or the compiler failed on it")
@@ -77,29 +77,34 @@ class Trial:
             ready, room, _ = select.select([source], writing, [], max(0.0, until - time.monotonic()))
             if not ready and not room:
                 self._kill()
-                raise ValueError(f"it takes more than {self.seconds:g} s to compile")
+                raise ValueError(f"it takes more than {seconds:g} s to compile")
             try:
-                sent += os.write(target, line[sent : sent + 4096]) if room else 0
-                piece = os.read(source, 1 << 16) if ready else None
+                sent += os.write(target, line[sent : sent + select.PIPE_BUF]) if room else 0
             except BrokenPipeError:
                 return b""
+            piece = os.read(source, 1 << 16) if ready else None
             if piece == b"" or len(found) > _ANSWER_BYTES:
                 return b""
             found += piece or b""
         return bytes(found)
 
     def _start(self) -> subprocess.Popen[bytes]:
+        self._kill()
         script = Path(__file__).with_name("worker.py")
         paths = os.pathsep.join(path for path in sys.path if path)
-        self._process = None
+        problem = f"it did not start within {START_SECONDS:g} s"
         try:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-P", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL, env={"PYTHONPATH": paths}, close_fds=True,
             )  # fmt: skip
-        except OSError as error:
-            raise ExecutionError(f"the process that compiles grammars cannot be started: {error}") from None
-        return self._process
+            self._process = process
+            if self._exchange(process, b"", START_SECONDS):
+                return process
+        except (OSError, ValueError) as error:
+            problem = str(error)
+        self._kill()
+        raise ExecutionError(f"the process that compiles grammars cannot be started: {problem}")
 
     def _kill(self) -> None:
         process, self._process = self._process, None

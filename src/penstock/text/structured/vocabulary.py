@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from penstock.text.tokenizer import Tokenizer
 
+AHEAD = 512
+TAIL = 8
+
 
 class Vocabulary:
     """Control tokens are marked, so that they match no text; ids without a token are never allowed.
@@ -27,12 +30,19 @@ class Vocabulary:
             self.tokens[i] = self.tokens[i] or f"<[{i}]>".encode()
 
     def __call__(self, data: bytes | str) -> list[int]:
-        """Ids that spell exactly ``data``: the tokenizer's own if they do, else the longest tokens from the left.
+        """Ids that spell ``data``: the tokenizer's own if they do, else the longest tokens from the left.
 
+        Of long texts only the beginning: the rest is asked for again when the answer has come nearer.
         llguidance lets the model take these where its grammar leaves but one text, so that words are cut as the model
         knows them. Normalisation (NFKC, collapsed spaces) would make them spell something else.
         """
         raw = data if isinstance(data, bytes) else data.encode("utf-8", "replace")
+        if len(raw) <= 2 * AHEAD:
+            return self._spell(raw)
+        start = raw[:AHEAD].decode("utf-8", "ignore").encode()
+        return self._spell(start)[:-TAIL] or self._spell(raw)  # the last ones may be cut otherwise in the whole
+
+    def _spell(self, raw: bytes) -> list[int]:
         ids = self._tokenizer.encode_inner(raw.decode("utf-8", "replace"))
         return ids if b"".join(self.tokens[i] for i in ids) == raw else self._greedy(raw)
 
