@@ -64,13 +64,15 @@ class Candidates {
         return std::partition(items_, items_ + n, kept) - items_;
     }
 
-    // Entries of bins first to last, without those that are impossible (-inf).
-    int64_t gather(const float* x, float max, int first, int last) {
+    // Entries of bins first to last, without those that are impossible (-inf); none where there are more than `most`.
+    int64_t gather(const float* x, float max, int first, int last, int64_t most = INT64_MAX) {
+        last = std::min(last, kBins - 1);
         const float slack = (std::fabs(max) + 64) * 1e-6f;  // more than any rounding of a border
         const float high = first == 0 ? max : max - static_cast<float>(first) / kBinsPerUnit + slack;
         const float low = last == kBins - 1 ? std::numeric_limits<float>::lowest()
                                             : max - static_cast<float>(last + 1) / kBinsPerUnit - slack;
         const int64_t found = math_.between(x, vocab_, low, high, indexes_);
+        if (found > most) return 0;
         const auto other = [&](int32_t id) {
             const int bin = bin_of(x[id], max);
             return bin < first || bin > last;

@@ -11,7 +11,9 @@ namespace penstock {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kGreedy = 1e-5f;  // temperatures below mean the likeliest token
+constexpr int64_t kFew = 4096;     // candidates that are looked at one by one
+constexpr int64_t kNucleus = 256;  // candidates that are most often enough for top_p
+constexpr float kGreedy = 1e-5f;   // temperatures below mean the likeliest token
 
 int64_t sum_blocks(int64_t vocab) { return (vocab + kSumBlock - 1) / kSumBlock; }
 
@@ -99,19 +101,37 @@ class Entry {
         const int64_t k = b_.top_k[i_];
         const double p = b_.top_p[i_], min_p = b_.min_p[i_];
         if (k > 0 && k < vocab_) return draw_of_best(x, max, k, p, min_p, u);
-        return p < 1 || min_p > 0 ? draw_by_bins(x, max, p, min_p, u) : draw_by_id(x, max, u);
+        if (p >= 1 && min_p <= 0) return draw_by_id(x, max, u);
+        const int64_t n = few(x, max, p, min_p);
+        return n > 0 ? draw_of(n, u) : draw_by_bins(x, max, p, min_p, u);
     }
 
     // Among the k best.
     int32_t draw_of_best(const float* x, float max, int64_t k, double p, double min_p, double u) {
         int64_t n = c_.keep_best(x, max, k);
         if (n <= kSortAtOnce) c_.sort(n);
-        const double total = c_.mass_of(n);
+        return draw_of(cut(n, c_.mass_of(n), p, min_p), u);
+    }
+
+    // What top_p of `total` and min_p leave of n candidates; returns how many.
+    int64_t cut(int64_t n, double total, double p, double min_p) {
         if (p < 1) n = c_.prefix(n, [&](double mass) { return mass >= p * total; }) + 1;
         if (min_p > 0) n = c_.keep(n, [&](const Candidate& a) { return a.mass >= min_p; });
+        return n;
+    }
+
+    int32_t draw_of(int64_t n, double u) {
         if (n <= kSortAtOnce) c_.sort(n);
         const double goal = u * c_.mass_of(n);
         return c_[c_.prefix(n, [&](double mass) { return mass > goal; })].id;
+    }
+
+    // All that top_p and min_p leave of the vocabulary, where that is as little as it nearly always is; else 0.
+    int64_t few(const float* x, float max, double p, double min_p) {
+        if (p >= 1) return cut(c_.gather(x, max, 0, bin_at(-std::log(min_p)) + 1, kFew), 0, p, min_p);
+        const double total = math_.sum_exp(x, vocab_, max, nullptr);
+        const int64_t n = c_.keep_best(x, max, std::min(kNucleus, vocab_));
+        return c_.mass_of(n) >= p * total ? cut(n, total, p, min_p) : 0;
     }
 
     // Among the whole vocabulary, cut by top_p and min_p. What is kept are whole bins, then the best `n` of the next
