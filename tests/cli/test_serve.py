@@ -12,18 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from penstock.cli.options import take_positional_model
-from penstock.cli.serve import HELP, SINGULAR, parser, serve_options
-from penstock.errors import ConfigError
+from penstock.cli.serve import HELP, SINGULAR, parser, sampling_defaults, serve_options
+from penstock.errors import ConfigError, RequestError
 from penstock.server.options import ServerOptions, split
 from tests.cli.conftest import Run, child
 from tests.cli.parrot import HELLO
 
 
 def options(*argv: str) -> dict[str, object]:
-    args = parser().read(argv)
-    take_positional_model(args)
-    return serve_options(args)
+    return serve_options(parser().read(argv))
 
 
 def test_every_server_option_has_a_flag_with_help() -> None:
@@ -47,6 +44,77 @@ def test_what_users_type() -> None:
         "model": "./model", "served_model_name": "m", "max_model_len": 888, "memory_utilization": 0.8,
         "trust_remote_code": True,
     }  # fmt: skip
+
+
+def test_admin_keys_and_origins_as_a_list() -> None:
+    found = options("--admin-api-key", "a", "--admin_api_key", "b", "--allowed-origins", '["http://x", "http://y"]')
+    assert split(found)[0].admin_api_keys == ("a", "b")
+    assert split(found)[0].allowed_origins == ("http://x", "http://y")
+
+
+def test_several_models(tmp_path: Path) -> None:
+    assert options("--model", "a=./x", "-m", "b=org/y") == {"model": {"a": "./x", "b": "org/y"}}
+    assert options("./x", "--model", "./x") == {"model": "./x"}
+    odd = tmp_path / "a=b"
+    odd.mkdir()
+    assert options("--model", str(odd)) == {"model": str(odd)}
+    for argv, text in (
+        (["--model", "a=x", "--model", "a=y"], "two models are named 'a'"),
+        (["--model", "a=x", "--model", "y"], "NAME=MODEL"),
+        (["--model", "a="], "no model after"),
+        (["--model", "a=x", "--model", "b=y", "--served-model-name", "c"], "is for one model"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            options(*argv)
+
+
+def test_sampling_that_requests_start_from() -> None:
+    args = parser().read([
+        "--model_id_or_path", "m", "--max_new_tokens", "128", "--temperature", "0.3", "--top_p", "0.7",
+        "--repetition_penalty", "1.05", "--do_sample", "true", "--seed", "3",
+    ])  # fmt: skip
+    assert sampling_defaults(args) == {
+        "max_tokens": 128, "temperature": 0.3, "top_p": 0.7, "repetition_penalty": 1.05, "do_sample": True,
+    }  # fmt: skip
+    assert serve_options(args) == {"model": "m", "seed": 3}
+    with pytest.raises(RequestError, match="temperature"):
+        sampling_defaults(parser().read(["--temperature", "-1"]))
+
+
+@pytest.mark.parametrize(
+    ("argv", "want"),
+    [
+        ("--enable-auto-tool-choice --tool-call-parser llama3_json --reasoning-parser deepseek_r1 --dtype auto",
+         {"tool_call_parser": "llama3_json", "reasoning": True, "dtype": "auto"}),
+        ("--disable-log-requests --max-num-queued-reqs 9 --shutdown-timeout 3 --max-num-seqs 8",
+         {"log_requests": False, "max_waiting": 9, "drain_timeout": 3.0, "max_num_seqs": 8}),
+        ("--model-id x --num-shard 1 --sharded false --max-concurrent-requests 32 --payload-limit 2000000 -p 81 "
+         "--hostname ::1 --max-total-tokens 99 --max-batch-prefill-tokens 64 --cuda-graphs 0 --json-output",
+         {"model": "x", "max_requests": 32, "max_body": 2000000, "port": 81, "host": "::1", "max_model_len": 99,
+          "max_num_batched_tokens": 64, "log_format": "json"}),
+        ("-m x -c 0 -np 4 -b 128 -t 2 -tb 2 -ngl 0 -fa on --jinja -cb --slots --reasoning-format none -to 9",
+         {"model": "x", "max_num_seqs": 4, "max_num_batched_tokens": 128, "threads": 2, "reasoning": False,
+          "write_timeout": 9.0}),
+        ("--infer_backend pt --served_model_name q --max_batch_size 4 --verbose false --tensor_parallel_size 1",
+         {"served_model_name": "q", "max_num_seqs": 4, "log_requests": False, "tensor_parallel_size": 1}),
+    ],
+)  # fmt: skip
+def test_flags_of_other_servers(argv: str, want: dict[str, object]) -> None:
+    found = options(*argv.split())
+    assert found == want
+    split(found)
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [(["--num-shard", "2"], "one device"), (["--ssl-keyfile", "x"], "reverse proxy"),
+     (["--max-concurent-requests", "2"], "did you mean '--max-concurrent-requests'"),
+     (["--tool-call-parser", "pythonic"], "must be one of"), (["--reasoning-parser", "granite"], "--no-reasoning"),
+     (["--allowed-origins", "[1]"], "JSON list")],
+)  # fmt: skip
+def test_flags_of_other_servers_that_cannot_be_had(argv: list[str], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        options(*argv)
 
 
 def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,10 @@ class Parser(argparse.ArgumentParser):
             self._synonyms[short] = flag
         (group or self).add_argument(flag, dest=_dest(name), action=_Switch, short=short, help=help, **more)
 
+    def synonyms(self, name: str, synonyms: Iterable[str]) -> None:
+        """Further names of an option or switch that there is; they win over what they meant before."""
+        self._learn(_flag(name), synonyms)
+
     def read(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse. Raises ``ConfigError`` for anything unknown or malformed."""
         args = self._normalise(list(argv))

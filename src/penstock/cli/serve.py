@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import Field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from penstock.cli import sampling
 from penstock.cli.load import LoadProgress, show_resolved
-from penstock.cli.options import engine_kwargs, engine_options, take_positional_model
+from penstock.cli.options import HELP as ENGINE_HELP
+from penstock.cli.options import OTHER_ENGINES, engine_kwargs, engine_options
+from penstock.cli.other_servers import other_servers, tool_parser, translated
 from penstock.cli.parser import Converter, Parser, number, port_number, size, truth, whole
 from penstock.cli.terminal import note
+from penstock.config import SYNONYMS
 from penstock.errors import ConfigError
 from penstock.server.options import TOOL_FORMATS, ServerOptions
 
@@ -22,11 +29,14 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "penstock serve",
     "penstock serve ./Qwen2.5-0.5B-Instruct --port 8080 --served-model-name qwen",
+    "penstock serve --model small=./Qwen2.5-0.5B-Instruct --model large=./Qwen2.5-7B-Instruct",
     "penstock serve --host 0.0.0.0 --api-key-file keys.txt",
 )
 NOTES = """
 In the environment: PENSTOCK_API_KEY (one key), PENSTOCK_HOST, PENSTOCK_PORT, and every option of the model and below,
---max-model-len as PENSTOCK_MAX_MODEL_LEN, and so on. Ctrl-C or SIGTERM lets running requests finish, a second one ends.
+--max-model-len as PENSTOCK_MAX_MODEL_LEN, and so on. Flags of vllm serve, text-generation-launcher, swift deploy and
+llama-server for the same notions are understood. Sampling options are what requests start from. Ctrl-C
+or SIGTERM lets running requests finish, a second one ends.
 """
 LEVELS = ("debug", "info", "warning", "error")
 HELP = {
@@ -34,6 +44,7 @@ HELP = {
     "port": "port to listen on; 0: any free one (default: 8000)",
     "api_keys": "require this key; may be repeated",
     "api_key_file": "file with one key a line",
+    "admin_api_keys": "key that may load and unload models and adapters; may be repeated",
     "allowed_hosts": "Host header to answer besides this machine's names; *: any; may be repeated",
     "allowed_origins": "web origin that may call from a browser; may be repeated",
     "disabled_dialects": "API dialect to switch off; may be repeated",
@@ -52,39 +63,46 @@ HELP = {
     "log_requests": "one line for every request (default: on)",
     "tool_call_parser": f"how the model writes tool calls: {', '.join(TOOL_FORMATS)} (default: auto, by its template)",
     "reasoning": "tell thoughts apart from the answer, where the template marks them (default: on)",
+    "pooling": "how embeddings are made: mean, last, auto (default: auto, as the checkpoint says, else last)",
+    "log_format": "text, or json: an object a line (default: text)",
+    "models_dir": "folder of models; each is loaded when a request first names it",
+    "max_loaded_models": "most of them loaded at once; 0: no bound (default: 0)",
+    "model_memory": "most memory for them, e.g. 16G; 0: no bound (default: 0)",
 }
-SINGULAR = {"api_keys": "api_key", "allowed_hosts": "allowed_host", "allowed_origins": "allowed_origin",
-            "disabled_dialects": "disable_dialect"}  # fmt: skip
-SYNONYMS = {
-    "host": ("hostname",),
-    "api_keys": ("api-keys",),
-    "allowed_origins": ("allowed-origins", "cors-allow-origin"),
-    "allowed_hosts": ("allowed-hosts", "trusted-host"),
-    "max_requests": ("max-concurrency",),
-}
-METAVARS = {"host": "HOST", "port": "PORT", "api_key_file": "FILE", "api_keys": "KEY", "allowed_hosts": "HOST",
-            "allowed_origins": "ORIGIN", "disabled_dialects": "NAME",
-            "tool_call_parser": "NAME"}  # fmt: skip
+SINGULAR = {"api_keys": "api_key", "admin_api_keys": "admin_api_key", "allowed_hosts": "allowed_host",
+            "allowed_origins": "allowed_origin", "disabled_dialects": "disable_dialect"}  # fmt: skip
+METAVARS = {"host": "HOST", "port": "PORT", "api_key_file": "FILE", "api_keys": "KEY", "admin_api_keys": "KEY",
+            "allowed_hosts": "HOST", "allowed_origins": "ORIGIN", "disabled_dialects": "NAME",
+            "tool_call_parser": "NAME", "models_dir": "DIR"}  # fmt: skip
 ENVIRONMENT = {"host": "PENSTOCK_HOST", "port": "PENSTOCK_PORT", "api_keys": "PENSTOCK_API_KEY"}
+
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.:/-]{0,127}")
 
 
 def parser() -> Parser:
     made = Parser("serve", "Serve a model over HTTP in OpenAI's form: /v1/chat/completions and more.", EXAMPLES, NOTES)
     made.add_argument("place", nargs="?", metavar="MODEL", help="the same as --model")
     group = made.add_argument_group("server")
+    made.option(
+        "model", f"{ENGINE_HELP['model']}; with NAME= in front, several may be served", short="-m", group=group,
+        synonyms=[*(s for s, name in SYNONYMS.items() if name == "model"), *OTHER_ENGINES["model"]], action="append",
+        metavar="[NAME=]MODEL",
+    )  # fmt: skip
     for each in fields(ServerOptions):
         _add(made, group, each)
     made.option("log_level", f"one of {', '.join(LEVELS)} (default: info)", group=group, choices=LEVELS,
                 synonyms=("uvicorn-log-level",), metavar="LEVEL")  # fmt: skip
     made.switch("quiet", "no start-up table, no progress", short="-q", group=group)
-    engine_options(made)
+    sampling.sampling_options(made, leave_out=("seed", "n", "logprobs"))
+    engine_options(made, leave_out=("model",))
+    other_servers(made)
     return made
 
 
 def run(argv: Sequence[str]) -> int:
     args = parser().read(argv)
-    take_positional_model(args)
-    options = serve_options(args)
+    options, start = serve_options(args), sampling_defaults(args)
     from penstock.server.run import serve
 
     logging.basicConfig(
@@ -100,7 +118,45 @@ def run(argv: Sequence[str]) -> int:
         note(f"ready at {url} (OpenAI API: {url}/v1; model: {', '.join(state.served)})")
 
     with LoadProgress(quiet) as progress:
-        return serve(options, progress=progress, ready=ready)
+        return serve(options, sampling=start, progress=progress, ready=ready)
+
+
+def sampling_defaults(args: argparse.Namespace) -> dict[str, Any]:
+    """The sampling options that were given, checked: what requests start from."""
+    names = [name for name in (*sampling.OPTIONS, *sampling.SWITCHES) if name not in ("seed", "n", "logprobs")]
+    found = {n: getattr(args, n) for n in names if hasattr(args, n)}
+    if found:
+        sampling.check(argparse.Namespace(**found))
+    return {n: tuple(v) if n in sampling.REPEATED else v for n, v in found.items()}
+
+
+def models(args: argparse.Namespace) -> str | dict[str, str] | None:
+    """What ``MODEL`` and ``--model`` name: one model, or several by the names they are served under."""
+    place = getattr(args, "place", None)
+    given = list(dict.fromkeys([*([place] if place is not None else []), *getattr(args, "model", [])]))
+    if len(given) < 2 and not any(_named(text)[0] for text in given):
+        return given[0] if given else None
+    if hasattr(args, "served_model_name"):
+        raise ConfigError("--served-model-name is for one model: give several as --model NAME=MODEL")
+    found: dict[str, str] = {}
+    for text in given:
+        name, where = _named(text)
+        if not name:
+            raise ConfigError(f"two models are named, and '{text}' has no name: give each as --model NAME=MODEL")
+        if name in found:
+            raise ConfigError(f"two models are named '{name}': give each a name of its own")
+        found[name] = where
+    return found
+
+
+def _named(text: str) -> tuple[str, str]:
+    """(name, place) of ``NAME=PLACE``; no name where the whole is a path that there is."""
+    name, equals, where = text.partition("=")
+    if not equals or not _NAME.fullmatch(name) or Path(text).expanduser().exists():
+        return "", text
+    if not where:
+        raise ConfigError(f"--model {text}: no model after the '=', give NAME=MODEL")
+    return name, where
 
 
 def serve_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -116,26 +172,53 @@ def serve_options(args: argparse.Namespace) -> dict[str, Any]:
                 raise ConfigError(f"{ENVIRONMENT[name]}: {error}") from None
             found[name] = [value] if name in SINGULAR else value
         if hasattr(args, dest):
-            found[name] = [*found.get(name, []), *getattr(args, dest)] if name in SINGULAR else getattr(args, dest)
-    return {**found, **engine_kwargs(args)}
+            value = getattr(args, dest)
+            found[name] = [*found.get(name, []), *_flat(value)] if name in SINGULAR else value
+    wish = models(args)
+    rest = argparse.Namespace(**{k: v for k, v in vars(args).items() if k != "model"})
+    engine = engine_kwargs(rest) | ({} if wish is None else {"model": wish})
+    if engine.get("max_model_len") == 0:  # llama-server's word for the model's own
+        del engine["max_model_len"]
+    return {**found, **translated(args), **engine}
 
 
 def converter(each: Field[Any]) -> Converter:
     """How the text of a flag becomes the value of a field of ``ServerOptions``."""
     if each.name == "port":
         return port_number
-    if each.name in ("max_body", "max_header"):
+    if each.name in ("max_body", "max_header", "model_memory"):
         return size
+    if each.name == "tool_call_parser":
+        return tool_parser
+    if each.name == "allowed_origins":
+        return _listed
     return {"bool": truth, "int": whole, "float": number}.get(str(each.type), str)
+
+
+def _listed(text: str) -> str | list[str]:
+    """A text, or several as vLLM writes them: ``["a", "b"]``."""
+    if not text.startswith("["):
+        return text
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise argparse.ArgumentTypeError(f"must be one text or a JSON list of texts, got '{text}'")
+    return found
+
+
+def _flat(values: list[Any]) -> list[Any]:
+    return [one for each in values for one in (each if isinstance(each, list) else [each])]
 
 
 def _add(parser: Parser, group: Any, each: Field[Any]) -> None:
     name, convert = each.name, converter(each)
-    text, synonyms = HELP.get(name, ""), SYNONYMS.get(name, ())
+    text = HELP.get(name, "")
     if convert is truth:
-        parser.switch(name, text, group=group, synonyms=synonyms)
+        parser.switch(name, text, group=group)
         return
     more: dict[str, Any] = {"action": "append"} if name in SINGULAR else {}
     usual = {size: "SIZE", whole: "N", number: "SECONDS"}
     metavar = METAVARS.get(name) or next((m for kind, m in usual.items() if kind is convert), "VALUE")
-    parser.option(SINGULAR.get(name, name), text, group=group, synonyms=synonyms, type=convert, metavar=metavar, **more)
+    parser.option(SINGULAR.get(name, name), text, group=group, type=convert, metavar=metavar, **more)

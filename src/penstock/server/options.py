@@ -11,6 +11,9 @@ from penstock.errors import ConfigError
 DIALECTS = ("openai", "tgi", "anthropic", "ollama", "llama_server", "demo")
 TOOL_FORMATS = ("auto", "hermes", "llama3_json", "mistral", "glm")
 
+POOLINGS = ("auto", "mean", "last")
+LOG_FORMATS = ("text", "json")
+
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
@@ -22,7 +25,12 @@ class ServerOptions:
     loopback (``*``: any). ``allowed_origins``: web pages of other origins that may call (CORS); none by default.
     ``max_requests_per_client`` (0: no bound) counts by API key, else by address; ``request_timeout`` (0: none) is for
     the whole answer. ``tool_call_parser``: how the model writes calls, by its template when ``auto``. ``reasoning``:
-    tell what the model thinks apart from its answer, where its template marks it.
+    tell what the model thinks apart from its answer, where its template marks it. ``pooling``: how the vectors of a
+    text become its embedding; ``auto``: as the checkpoint says, else ``last``.
+
+    ``models_dir``: a folder of checkpoints, each loaded when a request first names it. At most ``max_loaded_models``
+    of them (0: no bound) and ``model_memory`` bytes (0: no bound; weights and KV cache) are kept, and the one that was
+    used least recently goes first.
     """
 
     host: str = "127.0.0.1"
@@ -48,11 +56,17 @@ class ServerOptions:
     log_requests: bool = True
     tool_call_parser: str = "auto"
     reasoning: bool = True
+    pooling: str = "auto"
+    log_format: str = "text"
+    models_dir: str | None = None
+    max_loaded_models: int = 0
+    model_memory: int = 0
 
     def __post_init__(self) -> None:
         for name, low, high in (
             ("port", 0, 65535), ("max_body", 1024, 1 << 32), ("max_header", 1024, 1 << 24),
             ("max_connections", 1, 1 << 20), ("max_requests", 1, 1 << 20), ("max_requests_per_client", 0, 1 << 20),
+            ("max_loaded_models", 0, 1 << 16), ("model_memory", 0, 1 << 50),
         ):  # fmt: skip
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -65,10 +79,11 @@ class ServerOptions:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value <= 86400:
                 raise ConfigError(f"{name} must be seconds from 0 to 86400, got {value!r}")
-        if self.tool_call_parser not in TOOL_FORMATS:
-            raise ConfigError(
-                f"tool_call_parser must be one of {', '.join(TOOL_FORMATS)}, got {self.tool_call_parser!r}"
-            )
+        for name, choices in (
+            ("tool_call_parser", TOOL_FORMATS), ("pooling", POOLINGS), ("log_format", LOG_FORMATS),
+        ):  # fmt: skip
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         for name in self.disabled_dialects:
             if name not in DIALECTS:
                 raise ConfigError(f"disabled_dialects: '{name}' is not one of {', '.join(DIALECTS)}")
