@@ -1,6 +1,7 @@
 """Family × format × feature: every one with every other, through the whole engine on the native executor.
 
-Each case is a checkpoint of a family with its weights as stored, or made int8 or int4 while they are read. Its tokens
+Each case is a checkpoint of a family with its weights as stored, or made int8 or int4 while they are read (with inputs
+exact or int8 as well). Its tokens
 and logprobs alone are what all else is held to, to the bit. `scripts/models` prints what passed into docs/models.md.
 """
 
@@ -21,7 +22,11 @@ from tests.adapters.test_families import matrices
 from tests.families.test_golden import FAMILIES
 from tests.helpers import golden
 
-FORMATS = ("stored", "int8", "int4")
+FORMATS: dict[str, dict[str, str]] = {
+    "stored": {}, "int8": {"quantization": "int8"}, "int4": {"quantization": "int4"},
+    "int8, int8 inputs": {"quantization": "int8", "activation": "int8", "dtype": "auto"},
+    "int4, int8 inputs": {"quantization": "int4", "activation": "int8", "dtype": "auto"},
+}  # fmt: skip
 PARAMS = SamplingParams(temperature=0.0, max_tokens=10, ignore_eos=True, logprobs=2)
 SEEDED = SamplingParams(temperature=1.0, seed=5, n=3, max_tokens=8, ignore_eos=True, logprobs=1)
 
@@ -41,9 +46,7 @@ class Case:
             self.alone = [self.run(llm, [p])[0] for p in self.prompts]
 
     def open(self, **options: Any) -> LLM:
-        if self.form != "stored":
-            options["quantization"] = self.form
-        return open_llm(golden(self.name) / "ckpt", **options)
+        return open_llm(golden(self.name) / "ckpt", **FORMATS[self.form], **options)
 
     def run(self, llm: LLM, prompts: list[list[int]], params: SamplingParams = PARAMS, **options: Any) -> Bits:
         found = bits(llm.generate(prompt_token_ids=prompts, sampling_params=params, **options))
