@@ -13,13 +13,19 @@ namespace {
 int64_t even(int64_t k) { return (k + 1) / 2 * 2; }
 int64_t tiles_of(int64_t n) { return (n + kTile - 1) / kTile; }
 
-// Calls f(panel, first tile, last tile) for this worker's share of the tiles of all panels' matrices.
-template <class Tiles, class Function>
-void share(const LoraArgs& args, const Worker& worker, Tiles tiles, Function f) {
+template <class Tiles>
+int64_t total_tiles(const LoraArgs& args, Tiles tiles) {
     int64_t total = 0;
     for (int64_t p = 0; p < args.rows.count; p++) total += args.factors[p] != nullptr ? tiles(*args.factors[p]) : 0;
-    int64_t begin, end, before = 0;
-    worker.range(total, begin, end);
+    return total;
+}
+
+// Calls f(panel, first tile, last tile) for this worker's share (or all) of the tiles of all panels' matrices.
+template <class Tiles, class Function>
+void share(const LoraArgs& args, const Worker& worker, bool all, Tiles tiles, Function f) {
+    const int64_t total = total_tiles(args, tiles);
+    int64_t begin = 0, end = total, before = 0;
+    if (!all) worker.range(total, begin, end);
     for (int64_t p = 0; p < args.rows.count; p++) {
         if (args.factors[p] == nullptr) continue;
         const int64_t count = tiles(*args.factors[p]);
@@ -28,6 +34,9 @@ void share(const LoraArgs& args, const Worker& worker, Tiles tiles, Function f) 
         before += count;
     }
 }
+
+// The prepared rows of a panel, up to a whole line.
+int64_t panel_bytes(int64_t k, int64_t rank) { return (even(std::max(k, rank)) * kRowsLimit * 4 + 63) / 64 * 64; }
 
 // Outputs of tiles [from, to) of `m` for the rows of a panel: done(in_panel, column, values, width).
 template <class Source, class Done>
@@ -65,41 +74,46 @@ void copy_others(const LoraArgs& args, const Worker& worker) {
 
 void lora(const Kernels& kernels, const LoraArgs& args, const Worker& worker) {
     copy_others(args, worker);
-    float* inner = reinterpret_cast<float*>(args.shared);
-    uint32_t* panel = reinterpret_cast<uint32_t*>(worker.scratch);
+    const auto tiles_a = [](const LoraFactors& f) { return f.a.tiles; };
+    const auto tiles_b = [](const LoraFactors& f) { return f.b.tiles; };
+    // One tile is one worker's work: then each does it for itself, and none waits for another.
+    const bool alone = total_tiles(args, tiles_a) <= 1;
     const int64_t ld = tiles_of(args.rank) * kTile;
-    share(
-        args, worker, [](const LoraFactors& f) { return f.a.tiles; },
-        [&](int64_t p, int64_t from, int64_t to) {
-            const LoraPanel& at = args.rows.panels[p];
-            const int32_t* rows = args.rows.rows + at.begin;
-            product(
-                kernels, args.factors[p]->a, static_cast<int>(at.end - at.begin), from, to, panel,
-                [&](int i) { return args.x.data + rows[i] * args.x.ld; },
-                [&](int i, int64_t column, const float* y, int64_t width) {
-                    std::memcpy(inner + (at.begin + i) * ld + column, y, width * sizeof(float));
-                });
-        });
-    worker.barrier();
-    share(
-        args, worker, [](const LoraFactors& f) { return f.b.tiles; },
-        [&](int64_t p, int64_t from, int64_t to) {
-            const LoraPanel& at = args.rows.panels[p];
-            const int32_t* rows = args.rows.rows + at.begin;
-            const float scale = args.factors[p]->scale;
-            product(
-                kernels, args.factors[p]->b, static_cast<int>(at.end - at.begin), from, to, panel,
-                [&](int i) { return inner + (at.begin + i) * ld; },
-                [&](int i, int64_t column, const float* add, int64_t width) {
-                    const float* y = args.y.data + rows[i] * args.y.ld + column;
-                    float* z = args.z + rows[i] * args.ldz + column;
-                    for (int64_t j = 0; j < width; j++) z[j] = y[j] + scale * add[j];
-                });
-        });
+    uint32_t* panel = reinterpret_cast<uint32_t*>(worker.scratch);
+    float* own = reinterpret_cast<float*>(worker.scratch + panel_bytes(args.k, args.rank));
+    const auto inner = [&](const LoraPanel& at, int64_t i) {
+        return alone ? own + i * ld : reinterpret_cast<float*>(args.shared) + (at.begin + i) * ld;
+    };
+    share(args, worker, alone, tiles_a, [&](int64_t p, int64_t from, int64_t to) {
+        const LoraPanel& at = args.rows.panels[p];
+        const int32_t* rows = args.rows.rows + at.begin;
+        product(
+            kernels, args.factors[p]->a, static_cast<int>(at.end - at.begin), from, to, panel,
+            [&](int i) { return args.x.data + rows[i] * args.x.ld; },
+            [&](int i, int64_t column, const float* y, int64_t width) {
+                std::memcpy(inner(at, i) + column, y, width * sizeof(float));
+            });
+    });
+    if (!alone) worker.barrier();
+    share(args, worker, false, tiles_b, [&](int64_t p, int64_t from, int64_t to) {
+        const LoraPanel& at = args.rows.panels[p];
+        const int32_t* rows = args.rows.rows + at.begin;
+        const float scale = args.factors[p]->scale;
+        product(
+            kernels, args.factors[p]->b, static_cast<int>(at.end - at.begin), from, to, panel,
+            [&](int i) { return inner(at, i); },
+            [&](int i, int64_t column, const float* add, int64_t width) {
+                const float* y = args.y.data + rows[i] * args.y.ld + column;
+                float* z = args.z + rows[i] * args.ldz + column;
+                for (int64_t j = 0; j < width; j++) z[j] = y[j] + scale * add[j];
+            });
+    });
 }
 
 int64_t lora_shared_bytes(int64_t rows, int64_t rank) { return rows * tiles_of(rank) * kTile * 4; }
 
-int64_t lora_scratch_bytes(int64_t k, int64_t rank) { return even(std::max(k, rank)) * kRowsLimit * 4; }
+int64_t lora_scratch_bytes(int64_t k, int64_t rank) {
+    return panel_bytes(k, rank) + tiles_of(rank) * kTile * kRowsLimit * 4;
+}
 
 }  // namespace penstock
