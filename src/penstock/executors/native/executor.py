@@ -37,6 +37,9 @@ class NativeExecutor:
     :class:`~penstock.executors.native.weights.Arithmetic`). ``threads`` 0 takes ``PENSTOCK_THREADS``, else one per
     core; ``isa`` None takes ``PENSTOCK_ISA``, else the best. Raises ``ConfigError`` for a wish that this machine cannot
     meet, ``UnsupportedError`` for an op it does not have.
+
+    The KV cache is address space that becomes memory block by block, as steps first write to them. Blocks that the
+    engine frees keep their memory for their next owner, until the executor is closed.
     """
 
     def __init__(
