@@ -9,7 +9,7 @@ others are not, since what they give is read by an op that no fusion knows.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import replace
 
 from penstock.models.program import Op, Program, Value
@@ -52,9 +52,3 @@ def attach_adapters(program: Program, targets: Collection[str]) -> Program:
 def base(name: str) -> str:
     """What a linear's output is called where an adapter's output takes its name."""
     return f"{name}.base"
-
-
-def missing_targets(program: Program, targets: Iterable[str]) -> list[str]:
-    """Those of ``targets`` that ``program`` has no ``lora`` for."""
-    there = {op.attrs["target"] for op in program.ops if op.kind == "lora"}
-    return [name for name in targets if name not in there]
