@@ -123,11 +123,6 @@ class Tokenizer:
         ids = self._backend.encode(text, parse_special=parse_special)
         return [*self.prefix_ids, *ids, *self.suffix_ids] if add_special_tokens else ids
 
-    def encode_inner(self, text: str) -> list[int]:
-        """Ids of ``text`` that stands in the middle of another: no dummy prefix, control tokens as characters."""
-        _check(text)
-        return self._backend.encode(text, parse_special=False, first=False)
-
     def encode_prompt(
         self, text: str, add_special_tokens: bool = True, breaks: Iterable[int] = frozenset()
     ) -> list[int]:

@@ -71,6 +71,7 @@ class GrammarCompiler:
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_ids: Iterable[int]) -> None:
         self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
         self._eos_ids = sorted(i for i in eos_ids if 0 <= i < vocab_size)
         self._ends: U32 = _bits(self._eos_ids, vocab_size)
         self._lock = threading.Lock()
@@ -79,8 +80,12 @@ class GrammarCompiler:
         self._ll_tokenizer: Any = None
         self._trial = Trial()
 
-    def compile(self, spec: StructuredOutputs, min_tokens: int = 0) -> GrammarConstraint:
+    def compile(
+        self, spec: StructuredOutputs, min_tokens: int = 0, allowed: Iterable[int] | None = None
+    ) -> GrammarConstraint:
         """A constraint at its start, for one answer. May take seconds: not for an event loop.
+
+        ``allowed``: the only tokens that may be taken; an end token should be among them.
 
         Raises ``RequestError`` with the reason for what cannot be honoured, ``MissingDependencyError`` without
         llguidance, ``OverloadedError`` if too many compile at once.
@@ -98,7 +103,8 @@ class GrammarCompiler:
                 with self._lock:
                     if key in self._kept:
                         self._kept.move_to_end(key)
-            return GrammarConstraint(found.matcher.deep_copy(), self._ends, found.usage, min_tokens)
+            only = None if allowed is None else _bits(allowed, self._vocab_size)
+            return GrammarConstraint(found.matcher.deep_copy(), self._ends, found.usage, min_tokens, only)
         except (ValueError, ExecutionError) as error:
             raise RequestError(f"{spec.param} cannot be honoured: {short(str(error))}", spec.param) from None
 
@@ -162,7 +168,8 @@ def _follow(constraint: GrammarConstraint, ends: U32) -> None:
 def _bits(ids: Iterable[int], size: int) -> U32:
     mask = np.zeros((size + 31) // 32, np.uint32)
     for i in ids:
-        mask[i // 32] |= np.uint32(1 << (i % 32))
+        if 0 <= i < size:
+            mask[i // 32] |= np.uint32(1 << (i % 32))
     mask.flags.writeable = False
     return mask
 
@@ -203,7 +210,7 @@ def _json_options(spec: StructuredOutputs) -> dict[str, Any]:
 def _tags(text: str) -> str:
     """vLLM's ``{"structures": [{"begin", "schema", "end"}], "triggers": […]}`` as one list, each with its trigger."""
     given = schemas.read(text)
-    if not isinstance(given, dict) or not isinstance(given.get("structures"), list) or not given["structures"]:
+    if not isinstance(given.get("structures"), list) or not given["structures"]:
         raise ValueError("a structural tag needs 'structures' and 'triggers'")
     triggers = given.get("triggers")
     if not isinstance(triggers, list) or not all(isinstance(t, str) and t for t in triggers):

@@ -28,15 +28,16 @@ class GrammarConstraint:
     """A :class:`penstock.types.Constraint` over a matcher. Used by one thread at a time; copies are independent.
 
     ``ends`` [ceil(vocab / 32)] has the bits of the end tokens. They are allowed where the grammar may end, but before
-    ``min_tokens`` only if nothing else is. Masks are computed when a token is accepted, so that a failure ends this
-    answer and not the step.
+    ``min_tokens`` only if nothing else is. ``allowed``: bits of the only tokens that may be taken. Masks are computed
+    when a token is accepted, so that a failure ends this answer and not the step.
     """
 
-    def __init__(self, matcher: Any, ends: U32, usage: Usage, min_tokens: int = 0) -> None:
+    def __init__(self, matcher: Any, ends: U32, usage: Usage, min_tokens: int = 0, allowed: U32 | None = None) -> None:
         self._matcher = matcher
         self._ends = ends
         self._usage = usage
         self._min_tokens = min_tokens
+        self._only = allowed
         self._count = 0
         self._debt = 0.0
         self._ended = False
@@ -66,7 +67,8 @@ class GrammarConstraint:
     def copy(self) -> GrammarConstraint:
         other = GrammarConstraint.__new__(GrammarConstraint)
         other._matcher = self._matcher.deep_copy()
-        other._ends, other._usage, other._min_tokens = self._ends, self._usage, self._min_tokens
+        other._ends, other._usage = self._ends, self._usage
+        other._min_tokens, other._only = self._min_tokens, self._only
         other._count, other._debt, other._ended, other._mask = self._count, self._debt, self._ended, self._mask
         return other
 
@@ -89,8 +91,10 @@ class GrammarConstraint:
             mask |= self._ends
         else:
             mask &= ~self._ends
+        if self._only is not None:
+            mask &= self._only
         if not mask.any():
-            raise ExecutionError("structured output stopped: no token of the vocabulary can continue it")
+            raise ExecutionError("structured output stopped: none of the tokens that are allowed can continue it")
         mask.flags.writeable = False
         self._mask = mask
 

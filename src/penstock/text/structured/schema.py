@@ -21,16 +21,20 @@ MAX_VISITS = 200_000
 _VALUES = ("enum", "const", "default", "examples")  # they hold values, not schemas
 
 
-def read(text: str) -> Any:
-    """The schema as Python values. Raises ``ValueError`` with the reason."""
+def read(text: str) -> dict[str, Any]:
+    """The schema as Python values, ``{}`` for true. Raises ``ValueError`` with the reason."""
     try:
         schema = json.loads(text, parse_constant=_no_constant)
     except RecursionError:
         raise ValueError(f"the schema is nested more than {MAX_DEPTH} deep") from None
     except ValueError as error:
         raise ValueError(f"the schema is no JSON: {error}") from None
-    if not isinstance(schema, dict | bool):
-        raise ValueError(f"a schema is an object, true or false, not {type(schema).__name__}")
+    if schema is False:
+        raise ValueError("no answer fits the schema false")
+    if schema is True:
+        return {}
+    if not isinstance(schema, dict):
+        raise ValueError(f"a schema is an object or true, not {type(schema).__name__}")
     return schema
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 AHEAD = 512
 TAIL = 8
+ANCHOR = "\n"
 
 
 class Vocabulary:
@@ -43,8 +44,17 @@ class Vocabulary:
         return self._spell(start)[:-TAIL] or self._spell(raw)  # the last ones may be cut otherwise in the whole
 
     def _spell(self, raw: bytes) -> list[int]:
-        ids = self._tokenizer.encode_inner(raw.decode("utf-8", "replace"))
-        return ids if b"".join(self.tokens[i] for i in ids) == raw else self._greedy(raw)
+        """The tokenizer's own ids, without a dummy prefix: behind a line break, which is taken off again."""
+        text = raw.decode("utf-8", "replace")
+        for before in ("", ANCHOR):
+            ids = self._tokenizer.encode(before + text, add_special_tokens=False, parse_special=False)
+            said, start = b"", 0
+            while before and start < len(ids) and not said.endswith(ANCHOR.encode()):
+                said += self.tokens[ids[start]]
+                start += 1
+            if b"".join(self.tokens[i] for i in ids[start:]) == raw:
+                return ids[start:]
+        return self._greedy(raw)
 
     def _greedy(self, raw: bytes) -> list[int]:
         ids: list[int] = []
