@@ -79,7 +79,7 @@ class _Live:
 
     @property
     def done(self) -> bool:
-        return all(a.finish_reason is not None for a in self.answers)
+        return all(a.finish_reason is not None for a in self.answers[: self.request.num_answers])
 
 
 class Frontend:
@@ -130,7 +130,7 @@ class Frontend:
             raise RequestError("stop strings need text: give stop_token_ids, or load with a tokenizer", "stop")
         params = _with_format(params, prompt)
         request = self.engine.add(request_id, prompt.token_ids, params, **options)
-        answers = [self._answer(params, prompt) for _ in range(request.width)]
+        answers = [self._answer(params, prompt) for _ in range(request.num_answers)]
         self._live[request_id] = _Live(request, prompt, params, answers)
 
     def constrain(self, params: SamplingParams) -> Constraint | None:
@@ -143,7 +143,7 @@ class Frontend:
             return None
         if self.compiler is None:
             raise RequestError(f"{spec.param} needs a tokenizer and this model has none loaded", spec.param)
-        return self.compiler.compile(spec, params.min_tokens)
+        return self.compiler.compile(spec, params.min_tokens, params.allowed_token_ids)
 
     def close(self) -> None:
         """Free what compiles grammars; the engine is the caller's."""
@@ -234,8 +234,8 @@ class Frontend:
 
     def _output(self, live: _Live) -> RequestOutput:
         params, request = live.params, live.request
-        answers = list(enumerate(live.answers))
-        if request.width > params.n:
+        answers = list(enumerate(live.answers[: request.num_answers]))
+        if request.num_answers > params.n:
             answers.sort(key=lambda pair: -pair[1].cumulative_logprob)
             answers = list(enumerate(a for _, a in answers[: params.n]))
         delta = params.output_kind is RequestOutputKind.DELTA
@@ -262,7 +262,7 @@ class Frontend:
             index=index,
             text=answer.text[text_from:],
             token_ids=answer.token_ids[tokens_from:],
-            cumulative_logprob=answer.cumulative_logprob if scored else None,
+            cumulative_logprob=answer.cumulative_logprob if scored or params.use_beam_search else None,
             logprobs=answer.logprobs[tokens_from:] if scored else None,
             finish_reason=answer.finish_reason,
             stop_reason=answer.stop_reason,

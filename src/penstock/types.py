@@ -34,7 +34,18 @@ FLAGS = (
     "skip_special_tokens",
     "spaces_between_special_tokens",
     "include_stop_str_in_output",
+    "use_beam_search",
 )
+
+BEAM_NEUTRAL: dict[str, tuple[float, ...]] = {
+    "temperature": (0.0, 1.0),
+    "top_p": (1.0,),
+    "top_k": (0,),
+    "min_p": (0.0,),
+    "presence_penalty": (0.0,),
+    "frequency_penalty": (0.0,),
+}
+"""What beam search has no use for, with the values that change nothing."""
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -142,6 +153,10 @@ class SamplingParams:
     output), ``temperature`` (0 is greedy), ``top_k`` (0 or -1 off), ``top_p``, ``min_p``, then one draw with ``seed``.
     ``max_tokens`` None means as many as the context allows. ``logprobs`` n: the chosen token's and the n best, of the
     raw distribution. Raises ``RequestError`` that names the field.
+
+    ``use_beam_search``: the best ``n`` answers that ``best_of`` (else ``n``) beams find, given out when all are known;
+    nothing is drawn. ``length_penalty`` and ``early_stopping`` (True, False, "never") as in transformers: the answers'
+    order is by ``cumulative_logprob / tokens ** length_penalty``. Stop strings cut the answers that were found.
     """
 
     n: int = 1
@@ -168,6 +183,9 @@ class SamplingParams:
     logit_bias: Mapping[int, float] | None = None
     allowed_token_ids: tuple[int, ...] | None = None
     structured_outputs: StructuredOutputs | Mapping[str, Any] | None = None
+    use_beam_search: bool = False
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
 
     def __post_init__(self) -> None:
@@ -190,6 +208,7 @@ class SamplingParams:
         self._check_counts()
         self._check_numbers()
         self._check_lists()
+        self._check_beams()
 
     def _check_counts(self) -> None:
         for name, low, high in (
@@ -220,11 +239,25 @@ class SamplingParams:
             ("repetition_penalty", 0.0, 100.0, True),
             ("presence_penalty", -100.0, 100.0, False),
             ("frequency_penalty", -100.0, 100.0, False),
+            ("length_penalty", -10.0, 10.0, False),
         ):
             value = getattr(self, name)
             ok = isinstance(value, int | float | np.floating) and not isinstance(value, bool) and math.isfinite(value)
             if not ok or not (low < value if open_low else low <= value) or value > high:
                 raise _bad(name, value, f"a number {'above' if open_low else 'from'} {low:g} up to {high:g}")
+
+    def _check_beams(self) -> None:
+        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
+            raise _bad("early_stopping", self.early_stopping, 'true, false or "never"')
+        if not self.use_beam_search:
+            for name, usual in (("length_penalty", 1.0), ("early_stopping", False)):
+                if getattr(self, name) != usual:
+                    raise RequestError(f"{name} belongs to beam search: set use_beam_search, or leave it out", name)
+            return
+        for name, allowed in BEAM_NEUTRAL.items():
+            if getattr(self, name) not in allowed:
+                said = f"{name}={getattr(self, name)!r} has no meaning with use_beam_search, which draws nothing"
+                raise RequestError(f"{said}: leave it out", name)
 
     def _check_lists(self) -> None:
         if len(self.stop) > MAX_STOPS or any(not isinstance(s, str) or not s for s in self.stop):
@@ -244,7 +277,7 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        return self.temperature < 1e-5 or self.top_k == 1
+        return self.temperature < 1e-5 or self.top_k == 1 or self.use_beam_search
 
 
 class Constraint(Protocol):

@@ -5,6 +5,7 @@ So every mistake in slots, block tables, copies or prefix hits changes the token
 
 from __future__ import annotations
 
+import functools
 import hashlib
 
 import numpy as np
@@ -15,7 +16,7 @@ from penstock.engine.engine import Engine, drain
 from penstock.errors import ExecutionError
 from penstock.executors.base import ExecutorInfo, Hook, Limits, Memory
 from penstock.models.program import Program
-from penstock.types import Batch, SamplingParams, StepOutput
+from penstock.types import F32, Batch, SamplingParams, StepOutput
 
 VOCAB = 97
 
@@ -90,19 +91,40 @@ class FakeExecutor:
                 drawn = (drawn + 1) % VOCAB
             tokens[i] = sampling.target[i] if sampling.target[i] >= 0 else drawn
             invalid[i] = self.poison is not None and self.poison in context
+        wanted = max(int(sampling.num_logprobs.max(initial=0)), 8)
+        top_ids, top_logprobs = np.full((n, wanted), -1, np.int32), np.full((n, wanted), -np.inf, np.float32)
+        for i in np.flatnonzero(sampling.num_logprobs > 0):
+            found = logprobs(contexts[int(batch.logits_rows[sampling.row[i]])])
+            best = np.argsort(-found, kind="stable")[: sampling.num_logprobs[i]]
+            top_ids[i, : len(best)], top_logprobs[i, : len(best)] = best, found[best]
+        logits = None
+        if batch.return_logits:
+            logits = np.stack([logprobs(contexts[int(row)]) + 3 for row in batch.logits_rows])
         return StepOutput(
             tokens,
             invalid,
             -tokens.astype(np.float32) - 1,
             np.ones(n, np.int32),
-            np.tile(np.arange(8, dtype=np.int32), (n, 1)),
-            np.tile(-np.arange(8, dtype=np.float32), (n, 1)),
+            top_ids,
+            top_logprobs,
+            logits,
         )
 
 
 def next_token(context: tuple[int, ...], seed: int = 0) -> int:
     data = np.asarray([seed % (1 << 62), *context], np.int64).tobytes()
     return int.from_bytes(hashlib.blake2b(data, digest_size=4).digest(), "little") % VOCAB
+
+
+@functools.lru_cache(maxsize=20_000)
+def logprobs(context: tuple[int, ...]) -> F32:
+    """A distribution over the vocabulary whose best token is :func:`next_token`; coarse, so that ties are common."""
+    data = np.asarray(context, np.int64).tobytes()
+    rng = np.random.default_rng(int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little"))
+    x = np.round(rng.standard_normal(VOCAB) * 8) / 4
+    x[next_token(context)] = x.max() + 0.25
+    found: F32 = (x - np.log(np.exp(x).sum())).astype(np.float32)
+    return found
 
 
 def make_engine(

@@ -70,6 +70,13 @@ def max_tokens(prompt_len: int, params: SamplingParams, longest: int, cache_toke
     return min(room, in_cache, params.max_tokens or room)
 
 
+def cache_room(blocks: int, block_size: int, lead: int, prompt_len: int, width: int) -> int:
+    """Tokens behind ``lead`` rows that a cache of ``blocks`` holds for each of ``width`` beams, which all must fit at
+    once and share only the prompt's full blocks in the worst case."""
+    together = min(blocks, (lead + prompt_len) // block_size) if width > 1 else 0
+    return (together + (blocks - together) // width) * block_size - lead
+
+
 def allowed_mask(params: SamplingParams, facts: ModelFacts) -> U32 | None:
     """The bit mask of ``allowed_token_ids``, and a check of every id that must lie in the vocabulary."""
     _check_ids("logit_bias", list(params.logit_bias or ()), facts.vocab_size)

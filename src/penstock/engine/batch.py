@@ -154,6 +154,7 @@ class BatchBuilder:
             bidirectional=boundaries if boundaries.any() else None,
             adapters=adapters if adapters.any() else None,
             block_copies=np.asarray(plan.copies, np.int32) if plan.copies else None,
+            return_logits=any(_wants_logits(entry) for entry in entries),
         )
         return batch, entries
 
@@ -244,6 +245,11 @@ def _shift(seq: Sequence) -> int:
     """How far a prefix moves the positions of the tokens behind it."""
     prefix = seq.request.prefix
     return prefix.rows if prefix is not None and prefix.shifts else 0
+
+
+def _wants_logits(entry: Entry) -> bool:
+    search = entry.seq.request.beams
+    return search is not None and search.wants_logits
 
 
 def _bias(entry: Entry) -> tuple[Iterable[float], ...] | None:

@@ -10,17 +10,19 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
 from penstock.config import SchedulerConfig
-from penstock.engine.admission import ModelFacts, allowed_mask, check_prompt, max_tokens
+from penstock.engine.admission import ModelFacts, allowed_mask, cache_room, check_prompt, max_tokens
 from penstock.engine.batch import BatchBuilder, Entry
+from penstock.engine.beam import BeamSearch, read
 from penstock.engine.blocks import BlockPool
 from penstock.engine.prefix_cache import PrefixCache
 from penstock.engine.scheduler import Plan, Scheduled, Scheduler
 from penstock.engine.sequence import Prefix, Request, Sequence, SequenceUpdate, Status, TokenScore
 from penstock.errors import ExecutionError, OverloadedError, RequestError, nearest
 from penstock.executors.base import Executor
-from penstock.types import Constraint, FinishReason, RequestMetrics, SamplingParams, StepOutput
+from penstock.types import Batch, Constraint, FinishReason, RequestMetrics, SamplingParams, StepOutput
 
 logger = logging.getLogger(__name__)
+NOT_FINITE = "the model gave logits that are not finite for this request"
 
 
 @dataclass(slots=True)
@@ -127,7 +129,9 @@ class Engine:
         mask = allowed_mask(params, facts)
         held = self._prefix(prefix)
         lead = held.rows if held is not None else 0
-        room = (self.pool.total - self._pinned + lead // self.block_size) * self.block_size - lead
+        beams = (params.best_of or params.n) if params.use_beam_search else 1
+        blocks = self.pool.total - self._pinned + lead // self.block_size
+        room = cache_room(blocks, self.block_size, lead, len(tokens), beams)
         limit = max_tokens(len(tokens), params, facts.max_model_len - lead, room)
         self._order += 1
         request = Request(
@@ -154,10 +158,15 @@ class Engine:
             raise RequestError(
                 f"n={request.width} answers at once are more than max_num_seqs={self.config.max_num_seqs}", "n"
             )
+        if params.use_beam_search:
+            request.beams = BeamSearch(request, constraint is not None)
+            request.num_logprobs = max(request.beams.count, params.logprobs or 0)
         for block in held.blocks if held is not None else ():
             self.pool.share(block)  # kept until the request ends, even if the prefix is unloaded or it is preempted
         first = Sequence(request, 0, list(tokens), constraint=constraint)
-        if params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty:
+        if request.beams is None and (
+            params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty
+        ):
             first.counts = {}
         request.sequences.append(first)
         self.requests[request_id] = request
@@ -175,7 +184,7 @@ class Engine:
         except Exception as error:
             logger.exception("step failed")
             return self._fail(plan, error)
-        updates = self._update(plan, entries, output)
+        updates = self._update(plan, batch, entries, output)
         self._stats.steps += 1
         self._stats.last_step_time = time.monotonic()
         return updates
@@ -224,7 +233,7 @@ class Engine:
         stats.preemptions = self.scheduler.preemptions
         return stats
 
-    def _update(self, plan: Plan, entries: list[Entry], output: StepOutput) -> list[SequenceUpdate]:
+    def _update(self, plan: Plan, batch: Batch, entries: list[Entry], output: StepOutput) -> list[SequenceUpdate]:
         """Count what was computed, append what was drawn, end what is done."""
         now = time.monotonic()
         for item in plan.items:
@@ -239,7 +248,11 @@ class Engine:
                     seq.request.prompt_scores.append(
                         _score(output, i, tokens[i], seq.request.params.prompt_logprobs or 0)
                     )
-            elif not seq.finished:
+            elif seq.finished:
+                continue
+            elif seq.request.beams is not None:
+                updates += self._search(seq.request.beams, seq, i, batch, output, now)
+            else:
                 updates.append(self._append(seq, i, tokens[i], bool(invalid[i]), output, now))
         self._stats.generation_tokens += sum(len(update.token_ids) for update in updates)
         for update in updates:
@@ -264,8 +277,7 @@ class Engine:
         request = seq.request
         if invalid:
             self.finish(seq, "error")
-            message = "the model gave logits that are not finite for this request"
-            return SequenceUpdate(request, seq.index, (), (), "error", None, message)
+            return SequenceUpdate(request, seq.index, (), (), "error", None, NOT_FINITE)
         scores: tuple[TokenScore, ...] = ()
         if request.num_logprobs >= 0:
             scores = (_score(output, i, token, request.num_logprobs),)
@@ -286,6 +298,36 @@ class Engine:
             self.finish(seq, reason, stop_reason)
         return SequenceUpdate(request, seq.index, (token,), scores, reason, stop_reason)
 
+    def _search(
+        self, search: BeamSearch, seq: Sequence, i: int, batch: Batch, output: StepOutput, now: float
+    ) -> list[SequenceUpdate]:
+        """What may follow one beam is known. Nothing is given out before the search is over."""
+        request = seq.request
+        if output.invalid[i]:
+            return self._end(request, NOT_FINITE)
+        assert batch.sampling is not None
+        if not search.take(seq, read(seq, search, output, i, int(batch.sampling.row[i]))):
+            return []
+        _clock(request.metrics, now)
+        try:
+            over = search.advance(self.scheduler.adopt)
+        except ExecutionError as error:
+            return self._end(request, str(error))
+        if not over:
+            return []
+        answers = search.answers()
+        if not answers:
+            return self._end(request, "beam search found no answer: nothing that is allowed could follow the prompt")
+        for each in request.sequences:
+            self.scheduler.finish(each)
+        request.num_answers = len(answers)
+        for answer in answers:
+            self._stats.finished[answer.finish_reason] = self._stats.finished.get(answer.finish_reason, 0) + 1
+        return [
+            SequenceUpdate(request, index, a.token_ids, a.scores, a.finish_reason, a.stop_reason)
+            for index, a in enumerate(answers)
+        ]
+
     def _ending(self, seq: Sequence, token: int) -> tuple[FinishReason | None, int | None]:
         request = seq.request
         if seq.num_output >= request.params.min_tokens:
@@ -301,12 +343,17 @@ class Engine:
         message = str(error) if isinstance(error, ExecutionError) else f"the step failed: {error}"
         updates = []
         for request in {id(i.seq.request): i.seq.request for i in plan.items}.values():
-            for seq in request.sequences:
-                if not seq.finished:
-                    self.finish(seq, "error")
-                    updates.append(SequenceUpdate(request, seq.index, (), (), "error", None, message))
+            updates += self._end(request, message)
             self._forget(request)
         return updates
+
+    def _end(self, request: Request, message: str) -> list[SequenceUpdate]:
+        """End with an error all answers of ``request`` that have not ended, those that are not forked yet included."""
+        ended = {seq.index for seq in request.sequences if seq.finished}
+        for seq in request.sequences:
+            self.finish(seq, "error")
+        open_ = [index for index in range(request.num_answers) if index not in ended]
+        return [SequenceUpdate(request, index, (), (), "error", None, message) for index in open_]
 
     def _forget(self, request: Request) -> None:
         """Drop a request whose answers have all ended."""

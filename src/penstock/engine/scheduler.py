@@ -93,6 +93,15 @@ class Scheduler:
             heapq.heapify(self._waiting)
         seq.status = Status.FINISHED
 
+    def adopt(self, seq: Sequence, parent: Sequence) -> None:
+        """Let running ``seq`` give up its tokens and blocks and share its running ``parent``'s."""
+        for block in parent.blocks:
+            self.pool.share(block)
+        for block in reversed(seq.blocks):
+            self.pool.release(block)
+        seq.become(parent)
+        self.on_seat(seq)
+
     def plan(self) -> Plan:
         """Choose the next step's tokens and give them blocks. An empty plan means that there is nothing to run."""
         step = _Step(self.config.max_num_batched_tokens, self.config.max_logits_rows)
@@ -128,9 +137,8 @@ class Scheduler:
         if count == 0:
             return
         while not self._reserve(seq, count, step.copies):
-            victim = max(self.running, key=_age)
-            self._preempt(victim, step)
-            if victim is seq:
+            self._preempt(max(self.running, key=_age), step)
+            if seq.status is not Status.RUNNING:
                 return
         step.take(seq, count)
 
@@ -148,7 +156,7 @@ class Scheduler:
         count = self._chunk(seq, len(seq.tokens) - computed, step, alone=not step.items)
         if count == 0:
             return False
-        needed = -(-(seq.lead + len(seq.tokens)) // self.block_size) - len(known)
+        needed = self._blocks_for(seq) - len(known)
         needed += sum(self.pool.is_free(b) for b in known) + (seq.lead % self.block_size > 0 and not hit)
         if needed + len(self.running) > self.pool.free and (self.running or needed > self.pool.free):
             return False
@@ -165,11 +173,18 @@ class Scheduler:
         metrics = seq.request.metrics
         if metrics.scheduled_time is None:
             metrics.scheduled_time = time.monotonic()
-        if seq.num_output == 0:
             metrics.cached_tokens = seq.computed
         self._reserve(seq, count, step.copies)
         step.take(seq, count)
         return True
+
+    def _blocks_for(self, seq: Sequence) -> int:
+        """Blocks of all known tokens; a preempted beam search has those of every beam to come behind the prompt."""
+        rows, search = seq.lead + len(seq.tokens), seq.request.beams
+        if search is None or not search.to_regrow:
+            return -(-rows // self.block_size)
+        shared, rest = divmod(rows, self.block_size)
+        return shared + search.width * -(-(rest + search.to_regrow) // self.block_size)
 
     def _behind(self, seq: Sequence, hit: list[int]) -> list[int]:
         """``hit`` behind the blocks of the request's prefix. A hit replaces the one that prefix and tokens share."""
@@ -206,9 +221,14 @@ class Scheduler:
         return True
 
     def _preempt(self, seq: Sequence, step: _Step) -> None:
-        step.drop(seq)
-        self.running.remove(seq)
-        self._release(seq)
+        """Take back all that ``seq`` has. Beams go together: they could not advance without each other."""
+        search = seq.request.beams
+        for each in [seq] if search is None else seq.request.sequences:
+            step.drop(each)
+            self.running.remove(each)
+            self._release(each)
+        if search is not None:
+            seq = search.fold()
         seq.computed = 0
         self.preemptions += 1
         seq.request.metrics.preemptions += 1

@@ -12,10 +12,14 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from penstock.types import U32, Constraint, FinishReason, RequestMetrics, SamplingParams
+
+if TYPE_CHECKING:
+    from penstock.engine.beam import BeamSearch
 
 
 class Status(Enum):
@@ -60,10 +64,12 @@ class Request:
     mask: U32 | None = None
     boundary: int = 0
     prefix: Prefix | None = None
+    beams: BeamSearch | None = None
     sequences: list[Sequence] = field(default_factory=list)
     prompt_scores: list[PromptScore] = field(default_factory=list)
     last_ids: frozenset[int] = field(init=False)  # eos and stop ids
-    width: int = field(init=False)  # answers that are computed
+    width: int = field(init=False)  # sequences that are computed
+    num_answers: int = field(init=False)  # that are given out, each with an index
     # Prompt logprobs need every prompt row computed, so they neither use nor feed the prefix cache.
     cacheable: bool = field(init=False)
     num_logprobs: int = field(init=False)  # -1: none; 0: the chosen token's; k: the k best as well
@@ -72,6 +78,7 @@ class Request:
         params = self.params
         self.last_ids = self.eos_ids | self.stop_ids
         self.width = params.best_of or params.n
+        self.num_answers = params.n if params.use_beam_search else self.width
         self.cacheable = params.prompt_logprobs is None
         self.num_logprobs = params.logprobs if params.logprobs is not None else 0 if self.width > params.n else -1
 
@@ -144,11 +151,16 @@ class Sequence:
 
     def fork(self, index: int) -> Sequence:
         """A sibling with the same tokens and the same blocks; the caller takes the references."""
-        child = Sequence(self.request, index, list(self.tokens), self.computed, list(self.blocks))
-        child.block_names = list(self.block_names)
-        child.counts = dict(self.counts) if self.counts is not None else None
-        child.constraint = self.constraint.copy() if self.constraint is not None else None
+        child = Sequence(self.request, index, [])
+        child.become(self)
         return child
+
+    def become(self, other: Sequence) -> None:
+        """Take over what ``other`` has; the caller sees to references to blocks."""
+        self.tokens, self.computed = list(other.tokens), other.computed
+        self.blocks, self.block_names = list(other.blocks), list(other.block_names)
+        self.counts = dict(other.counts) if other.counts is not None else None
+        self.constraint = other.constraint.copy() if other.constraint is not None else None
 
 
 @dataclass(slots=True)
