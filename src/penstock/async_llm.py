@@ -19,9 +19,9 @@ from penstock.assemble import LoadProgress, Model, assemble
 from penstock.chat import render
 from penstock.config import from_kwargs
 from penstock.errors import ExecutionError, OverloadedError
-from penstock.frontend import Frontend, Prompt
+from penstock.frontend import POOLED, Frontend, Prompt, embedding
 from penstock.sampling_defaults import default_params
-from penstock.types import Message, RequestOutput, SamplingParams
+from penstock.types import EmbeddingRequestOutput, Message, RequestOutput, SamplingParams
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +132,20 @@ class AsyncLLM:
         prompt = await asyncio.to_thread(render, self.model, messages, **(template_options or {}))
         async for output in self._stream(prompt, sampling_params, request_id, options):
             yield output
+
+    async def embed(
+        self,
+        prompt: str | Sequence[int] | Mapping[str, Any] | Prompt,
+        request_id: str | None = None,
+        *,
+        pooling: str = "last",
+        normalize: bool = True,
+        **options: Any,
+    ) -> EmbeddingRequestOutput:
+        """The vector of one prompt, as :meth:`penstock.LLM.embed`; a caller that is cancelled frees it."""
+        encoded = prompt if isinstance(prompt, Prompt) else await asyncio.to_thread(self.frontend.encode, prompt)
+        outputs = [out async for out in self._stream(encoded, POOLED, request_id, {**options, "pooling": pooling})]
+        return embedding(outputs[-1], normalize)
 
     async def load_adapter(self, name: str, path: str | Path) -> AdapterInfo:
         """Load a LoRA or prefix adapter while requests run; they may name it from then on (``adapter=name``)."""

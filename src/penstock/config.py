@@ -59,6 +59,7 @@ class CacheConfig:
 class SchedulerConfig:
     """Bounds of a step: sequences, and tokens (prefill chunks and decodes share one budget).
 
+    ``max_waiting`` requests and ``max_queued_tokens`` tokens may queue; more are refused.
     ``prefill_chunk`` bounds what one sequence may compute in a step (0: the budget does), for even token latencies.
     """
 
@@ -66,6 +67,7 @@ class SchedulerConfig:
     max_num_batched_tokens: int = 512
     max_logits_rows: int = 256
     max_waiting: int = 4096
+    max_queued_tokens: int = 1 << 22
     prefill_chunk: int = 0
 
 
@@ -212,7 +214,7 @@ def _check(config: Config) -> None:
     )  # fmt: skip
     for name, high in (
         ("max_num_seqs", 4096), ("max_num_batched_tokens", 1 << 17),
-        ("max_logits_rows", 1 << 14), ("max_waiting", 1 << 24),
+        ("max_logits_rows", 1 << 14), ("max_waiting", 1 << 24), ("max_queued_tokens", 1 << 40),
     ):  # fmt: skip
         need(_whole(getattr(sched, name), 1, high), name, getattr(sched, name), f"a whole number from 1 to {high}")
     need(

@@ -13,13 +13,16 @@ import numpy as np
 
 from penstock.engine.engine import Engine
 from penstock.engine.sequence import Request, SequenceUpdate, TokenScore
-from penstock.errors import RequestError
+from penstock.errors import ExecutionError, RequestError
 from penstock.text.detokenizer import Detokenizer
 from penstock.text.stop import StopChecker
 from penstock.text.structured import GrammarCompiler
 from penstock.types import (
+    F32,
     CompletionOutput,
     Constraint,
+    EmbeddingOutput,
+    EmbeddingRequestOutput,
     FinishReason,
     Logprob,
     RequestOutput,
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from penstock.text.tokenizer import Tokenizer
 
 MAX_PROMPT_CHARS = 16 << 20
+POOLED = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY)
+"""Sampling parameters of requests that draw nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,7 @@ class _Live:
     answers: list[_Answer]
     error: str | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None
+    pooled: F32 | None = None
 
     @property
     def done(self) -> bool:
@@ -203,6 +209,7 @@ class Frontend:
         if answer.finish_reason is not None:
             return
         live.error = live.error or update.error
+        live.pooled = update.pooled
         answer.token_ids.extend(update.token_ids)
         for score in update.scores:
             answer.cumulative_logprob += score.logprob
@@ -252,6 +259,7 @@ class Frontend:
             metrics=request.metrics,
             num_cached_tokens=request.metrics.cached_tokens,
             error=live.error,
+            pooled=live.pooled,
         )
 
     def _completion(self, index: int, answer: _Answer, params: SamplingParams, delta: bool) -> CompletionOutput:
@@ -280,6 +288,23 @@ class Frontend:
 
     def _text(self, token: int) -> str | None:
         return None if self.tokenizer is None else self.tokenizer.token_text(token)
+
+
+def embedding(output: RequestOutput, normalize: bool = True) -> EmbeddingRequestOutput:
+    """What a request with ``pooling`` gave; ``normalize``: scaled to length 1. ``ExecutionError`` if it failed."""
+    if output.error is not None or output.pooled is None:
+        raise ExecutionError(output.error or "the request ended without a vector")
+    vector = output.pooled.astype(np.float64)
+    length = float(np.sqrt((vector * vector).sum()))
+    if normalize and length > 0:
+        vector = vector / length
+    return EmbeddingRequestOutput(
+        output.request_id,
+        EmbeddingOutput(vector.astype(np.float32).tolist()),
+        output.prompt_token_ids,
+        output.num_cached_tokens,
+        output.metrics,
+    )
 
 
 def _with_format(params: SamplingParams, prompt: Prompt) -> SamplingParams:

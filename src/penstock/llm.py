@@ -15,10 +15,17 @@ from penstock.assemble import LoadProgress, Model, assemble
 from penstock.chat import render
 from penstock.config import from_kwargs
 from penstock.errors import ExecutionError, RequestError
-from penstock.frontend import Frontend, Prompt
+from penstock.frontend import POOLED, Frontend, Prompt, embedding
 from penstock.progress import Progress
 from penstock.sampling_defaults import default_params
-from penstock.types import CompletionOutput, Message, RequestOutput, RequestOutputKind, SamplingParams
+from penstock.types import (
+    CompletionOutput,
+    EmbeddingRequestOutput,
+    Message,
+    RequestOutput,
+    RequestOutputKind,
+    SamplingParams,
+)
 
 PromptInput = str | Sequence[int] | Mapping[str, Any]
 QUEUE = 1024
@@ -105,6 +112,23 @@ class LLM:
             encoded = self.frontend.encode(prompt)  # type: ignore[arg-type]
         params = replace(sampling_params or self.default_sampling_params(), output_kind=RequestOutputKind.DELTA)
         return self._stream(encoded, params, options)
+
+    def embed(
+        self,
+        prompts: PromptInput | Sequence[PromptInput],
+        *,
+        pooling: str = "last",
+        normalize: bool = True,
+        use_tqdm: bool = False,
+        adapter: str | Sequence[str | None] | None = None,
+        **options: Any,
+    ) -> list[EmbeddingRequestOutput]:
+        """A vector for each prompt: of its last token (``pooling="last"``) or the ``"mean"`` of all, after the final
+        norm; of length 1 unless ``normalize`` is false. The same bits alone and in company, in one chunk or many.
+        """
+        encoded = [self.frontend.encode(p) for p in _inputs(prompts, None)]
+        found = self._run(encoded, [POOLED] * len(encoded), use_tqdm, {**options, "pooling": pooling}, adapter)
+        return [embedding(output, normalize) for output in found]
 
     def load_adapter(self, name: str, path: str | Path) -> AdapterInfo:
         """Load a LoRA or prefix adapter; requests may name it from then on (``adapter=name``).

@@ -448,7 +448,7 @@ class CompletionOutput:
 
 @dataclass(slots=True)
 class RequestOutput:
-    """A request's answers so far; attribute names as vLLM's."""
+    """A request's answers so far; attribute names as vLLM's. ``pooled`` [H]: the prompt's vector, if that was asked."""
 
     request_id: str
     prompt: str | None
@@ -459,6 +459,26 @@ class RequestOutput:
     metrics: RequestMetrics | None = None
     num_cached_tokens: int = 0
     error: str | None = None
+    pooled: F32 | None = None
+
+
+@dataclass(slots=True)
+class EmbeddingOutput:
+    """The vector of a text."""
+
+    embedding: list[float]
+
+
+@dataclass(slots=True)
+class EmbeddingRequestOutput:
+    """A prompt's embedding; attribute names as vLLM's."""
+
+    request_id: str
+    outputs: EmbeddingOutput
+    prompt_token_ids: list[int]
+    num_cached_tokens: int = 0
+    metrics: RequestMetrics | None = None
+    finished: bool = True
 
 
 Message = Mapping[str, Any]

@@ -58,6 +58,7 @@ HELP = {
     "max_num_batched_tokens": "most tokens in one step (default: 512)",
     "max_logits_rows": "most rows of logits in one step (default: 256)",
     "max_waiting": "most requests in the queue (default: 4096)",
+    "max_queued_tokens": "most tokens in the queue (default: 4M)",
     "prefill_chunk": "most prompt tokens of one sequence in a step; 0: no bound but the step's (default: 0)",
     "executor": "who computes: auto, native, torch (default: auto)",
     "mode": "static: the planned program in one call; dynamic: op by op (default: static)",

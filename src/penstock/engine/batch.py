@@ -155,6 +155,7 @@ class BatchBuilder:
             adapters=adapters if adapters.any() else None,
             block_copies=np.asarray(plan.copies, np.int32) if plan.copies else None,
             return_logits=any(_wants_logits(entry) for entry in entries),
+            return_hidden=any(item.seq.request.pooling is not None for item in items),
         )
         return batch, entries
 
@@ -195,7 +196,7 @@ class BatchBuilder:
                         row_of.append(len(rows) - 1)
                         entries.append(Entry(seq, index))
                         targets.append(seq.tokens[index])
-            if item.completes:
+            if item.completes and seq.request.pooling is None:
                 rows.append(start + item.count - 1)
                 for each in (seq, *item.followers):
                     row_of.append(len(rows) - 1)

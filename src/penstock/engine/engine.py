@@ -9,17 +9,20 @@ from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from penstock.config import SchedulerConfig
 from penstock.engine.admission import ModelFacts, allowed_mask, cache_room, check_prompt, max_tokens
 from penstock.engine.batch import BatchBuilder, Entry
 from penstock.engine.beam import BeamSearch, read
 from penstock.engine.blocks import BlockPool
+from penstock.engine.pooling import Pooling, check_fits, make_pooling
 from penstock.engine.prefix_cache import PrefixCache
 from penstock.engine.scheduler import Plan, Scheduled, Scheduler
 from penstock.engine.sequence import Prefix, Request, Sequence, SequenceUpdate, Status, TokenScore
 from penstock.errors import ExecutionError, OverloadedError, RequestError, nearest
 from penstock.executors.base import Executor
-from penstock.types import Batch, Constraint, FinishReason, RequestMetrics, SamplingParams, StepOutput
+from penstock.types import F32, Batch, Constraint, FinishReason, RequestMetrics, SamplingParams, StepOutput
 
 logger = logging.getLogger(__name__)
 NOT_FINITE = "the model gave logits that are not finite for this request"
@@ -117,22 +120,34 @@ class Engine:
         prefix: str | None = None,
         constraint: Constraint | None = None,
         priority: int = 0,
+        client: str = "",
+        pooling: str | None = None,
         arrival_time: float | None = None,
     ) -> Request:
-        """Queue a request. Raises ``RequestError`` at once, with the numbers, if it can never be served."""
+        """Queue a request. Raises ``RequestError`` at once, with the numbers, if it can never be served.
+
+        ``client``: whose it is; clients that wait take turns. ``pooling`` (``mean``, ``last``): compute the prompt
+        only and give its vector.
+        """
         if request_id in self.requests:
             raise RequestError(f"request id '{request_id}' is already in use", "request_id")
         if self.scheduler.num_waiting >= self.config.max_waiting:
             raise OverloadedError(f"the queue is full ({self.config.max_waiting} requests wait)")
         facts = self.facts
         tokens = check_prompt(prompt, facts)
+        waiting = self.scheduler.waiting_tokens
+        if waiting and waiting + len(tokens) > self.config.max_queued_tokens:
+            raise OverloadedError(f"the queue is full ({waiting} tokens wait): try again, or raise max_queued_tokens")
         mask = allowed_mask(params, facts)
         held = self._prefix(prefix)
         lead = held.rows if held is not None else 0
         beams = (params.best_of or params.n) if params.use_beam_search else 1
         blocks = self.pool.total - self._pinned + lead // self.block_size
         room = cache_room(blocks, self.block_size, lead, len(tokens), beams)
-        limit = max_tokens(len(tokens), params, facts.max_model_len - lead, room)
+        pool = make_pooling(pooling)
+        if pool is not None:
+            check_fits(len(tokens), facts.max_model_len - lead, room)
+        limit = max_tokens(len(tokens) - (pool is not None), params, facts.max_model_len - lead, room)
         self._order += 1
         request = Request(
             request_id=request_id,
@@ -153,6 +168,8 @@ class Engine:
             order=self._order,
             mask=mask,
             boundary=facts.boundary(tokens) if facts.boundary else 0,
+            client=client,
+            pooling=pool,
         )
         if request.width > self.config.max_num_seqs:
             raise RequestError(
@@ -238,7 +255,7 @@ class Engine:
         now = time.monotonic()
         for item in plan.items:
             self._advance(item)
-        updates: list[SequenceUpdate] = []
+        updates = [] if output.hidden is None else self._take_hidden(plan, output.hidden)
         tokens = output.token_ids.tolist()
         invalid = output.invalid.tolist()
         for i, entry in enumerate(entries):
@@ -259,6 +276,27 @@ class Engine:
             if update.finish_reason is not None:
                 self._forget(update.request)
         return updates
+
+    def _take_hidden(self, plan: Plan, hidden: F32) -> list[SequenceUpdate]:
+        """Hand their rows to requests that want no tokens, and end those whose prompt has been computed."""
+        updates, row = [], 0
+        for item in plan.items:
+            seq, pooling = item.seq, item.seq.request.pooling
+            if pooling is not None and not seq.finished:
+                pooling.take(seq.computed - item.count, hidden[row : row + item.count])
+                if seq.wanted == 0:
+                    updates.append(self._pooled(seq, pooling))
+            row += item.count
+        return updates
+
+    def _pooled(self, seq: Sequence, pooling: Pooling) -> SequenceUpdate:
+        vector = pooling.vector(seq.prompt_len)
+        if np.isfinite(vector).all():
+            self.finish(seq, "stop")
+            return SequenceUpdate(seq.request, seq.index, (), (), "stop", pooled=vector)
+        self.finish(seq, "error")
+        message = "the model gave hidden states that are not finite for this request"
+        return SequenceUpdate(seq.request, seq.index, (), (), "error", None, message)
 
     def _advance(self, item: Scheduled) -> None:
         seq = item.seq

@@ -1,12 +1,11 @@
 """Which tokens run in the next step. One counter per sequence, one budget per step, no tensors.
 
-Order: sequences that decode, then those with more to compute (oldest first), then new ones, first come first served.
+Order: sequences that decode, then those with more to compute (oldest first), then new ones in ``WaitingQueue``'s order.
 When blocks run out the youngest running sequence gives all of its back and waits at the front to be recomputed.
 """
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from penstock.config import SchedulerConfig
 from penstock.engine.blocks import BlockPool
 from penstock.engine.prefix_cache import PrefixCache
 from penstock.engine.sequence import Request, Sequence, Status
+from penstock.engine.waiting import WaitingQueue
 
 
 @dataclass(slots=True, eq=False)
@@ -59,29 +59,30 @@ class Scheduler:
         self.whole_prompts = whole_prompts
         self.running: list[Sequence] = []
         self.preemptions = 0
-        self._waiting: list[tuple[int, int, int, Sequence]] = []
-        self._pushed = 0
+        self._waiting = WaitingQueue()
         self._seats = list(range(config.max_num_seqs - 1, -1, -1))
         self.on_seat: Callable[[Sequence], None] = lambda seq: None
 
     @property
     def waiting(self) -> list[Sequence]:
-        return [seq for *_, seq in sorted(self._waiting, key=lambda w: w[:3])]
+        return self._waiting.ordered()
 
     @property
     def num_waiting(self) -> int:
         return len(self._waiting)
 
     @property
+    def waiting_tokens(self) -> int:
+        return self._waiting.tokens
+
+    @property
     def has_work(self) -> bool:
         return bool(self.running or self._waiting)
 
     def add(self, seq: Sequence) -> None:
-        """Queue ``seq`` by priority (lower first), then by arrival of its request, then by index."""
+        """Queue ``seq`` by priority (lower first), its client's turn, then by arrival of its request, then by index."""
         seq.status = Status.WAITING
-        self._pushed += 1
-        request = seq.request
-        heapq.heappush(self._waiting, (request.priority, request.order, self._pushed, seq))
+        self._waiting.push(seq)
 
     def finish(self, seq: Sequence) -> None:
         """Free everything ``seq`` holds, wherever it is."""
@@ -89,8 +90,7 @@ class Scheduler:
             self.running.remove(seq)
             self._release(seq)
         elif seq.status is Status.WAITING:
-            self._waiting = [w for w in self._waiting if w[3] is not seq]
-            heapq.heapify(self._waiting)
+            self._waiting.remove(seq)
         seq.status = Status.FINISHED
 
     def adopt(self, seq: Sequence, parent: Sequence) -> None:
@@ -116,7 +116,7 @@ class Scheduler:
             if seq.status is Status.RUNNING:
                 self._extend(seq, step)
         while self._waiting and not step.preempted and step.tokens > 0:
-            if not self._admit(self._waiting[0][3], step):
+            if not self._admit(self._waiting.first(), step):
                 break
         plan = Plan(list(step.items.values()), step.copies)
         for item in plan.items:
@@ -160,7 +160,7 @@ class Scheduler:
         needed += sum(self.pool.is_free(b) for b in known) + (seq.lead % self.block_size > 0 and not hit)
         if needed + len(self.running) > self.pool.free and (self.running or needed > self.pool.free):
             return False
-        heapq.heappop(self._waiting)
+        self._waiting.pop()
         for block in known:
             self.pool.share(block)
         seq.blocks = known

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from penstock.types import U32, Constraint, FinishReason, RequestMetrics, SamplingParams
+from penstock.engine.pooling import Pooling
+from penstock.types import F32, U32, Constraint, FinishReason, RequestMetrics, SamplingParams
 
 if TYPE_CHECKING:
     from penstock.engine.beam import BeamSearch
@@ -65,12 +66,15 @@ class Request:
     boundary: int = 0
     prefix: Prefix | None = None
     beams: BeamSearch | None = None
+    client: str = ""
+    turn: int = -1  # among those of all clients; -1: not given yet
+    pooling: Pooling | None = None  # the prompt is computed for its hidden states, and no token is drawn
     sequences: list[Sequence] = field(default_factory=list)
     prompt_scores: list[PromptScore] = field(default_factory=list)
     last_ids: frozenset[int] = field(init=False)  # eos and stop ids
     width: int = field(init=False)  # sequences that are computed
     num_answers: int = field(init=False)  # that are given out, each with an index
-    # Prompt logprobs need every prompt row computed, so they neither use nor feed the prefix cache.
+    # Prompt logprobs and means need every prompt row computed, so they neither use nor feed the prefix cache.
     cacheable: bool = field(init=False)
     num_logprobs: int = field(init=False)  # -1: none; 0: the chosen token's; k: the k best as well
 
@@ -79,7 +83,8 @@ class Request:
         self.last_ids = self.eos_ids | self.stop_ids
         self.width = params.best_of or params.n
         self.num_answers = params.n if params.use_beam_search else self.width
-        self.cacheable = params.prompt_logprobs is None
+        whole = self.pooling is not None and self.pooling.kind == "mean"
+        self.cacheable = params.prompt_logprobs is None and not whole
         self.num_logprobs = params.logprobs if params.logprobs is not None else 0 if self.width > params.n else -1
 
     def seed_of(self, index: int) -> int:
@@ -165,7 +170,10 @@ class Sequence:
 
 @dataclass(slots=True)
 class SequenceUpdate:
-    """What one step did for one sequence. Tokens are new ones only; scores stand beside them when asked for."""
+    """What one step did for one sequence. Tokens are new ones only; scores stand beside them when asked for.
+
+    ``pooled`` [H]: the vector of a whole prompt, for requests with ``pooling``.
+    """
 
     request: Request
     index: int
@@ -174,6 +182,7 @@ class SequenceUpdate:
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     error: str | None = None
+    pooled: F32 | None = None
 
 
 def bit_mask(ids: Iterable[int], vocab_size: int) -> U32:
