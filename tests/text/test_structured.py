@@ -7,14 +7,14 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jsonschema
 import numpy as np
 import pytest
 
-from penstock.errors import ExecutionError, MissingDependencyError, RequestError
+from penstock.errors import ExecutionError, MissingDependencyError, OverloadedError, RequestError
 from penstock.text.structured import GrammarCompiler, compiler, regex, schema
 from penstock.text.structured.constraint import GrammarConstraint
 from penstock.text.structured.trial import Trial
@@ -384,6 +384,35 @@ def test_threads_may_share_a_compiler(opened: Opened) -> None:
         thread.join()
     assert len(found) == 12
     assert all(text is not None and re.fullmatch("[xy0-9]", text) for text in found)
+
+
+def test_the_same_grammar_is_tried_once(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    run = opened.compiler._trial.run
+
+    def counted(kind: str, source: str, options: Mapping[str, Any]) -> str:
+        tried.append(source)
+        return run(kind, source, options)
+
+    monkeypatch.setattr(opened.compiler._trial, "run", counted)
+    threads = [threading.Thread(target=opened, kwargs={"regex": "q{7}"}) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert tried == ["q{7}"]
+
+
+def test_a_queue_of_grammars_is_bounded_in_time(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler, "WAIT_SECONDS", 0.01)
+    with opened.compiler._turn, pytest.raises(OverloadedError, match="wait to be compiled"):
+        opened(regex="q{8}")
+
+
+def test_a_process_that_does_not_start_is_no_fault_of_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(ExecutionError, match="cannot be started"):
+        Trial().run("regex", "a", {})
 
 
 def test_without_the_library_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from penstock.errors import ExecutionError, RequestError, missing
+from penstock.errors import OverloadedError, RequestError, missing
 from penstock.text.structured import schema as schemas
-from penstock.text.structured.constraint import GrammarConstraint, Usage, short
+from penstock.text.structured.constraint import GrammarConstraint, StructuredOutputError, Usage, short
 from penstock.text.structured.regex import MAX_LENGTH
 from penstock.text.structured.regex import problem as regex_problem
 from penstock.text.structured.trial import Trial
@@ -38,6 +38,7 @@ MAX_SOURCE: dict[StructuredKind, int] = {
 KEPT = 64
 KEPT_BYTES = 256 << 20
 STEPS = 24
+WAIT_SECONDS = 5.0
 WORN_TOKENS = 16_384
 WORN_SECONDS = 1.0
 # A schema's own blank space is unlimited; a model that has lost its way would fill the answer with it.
@@ -75,6 +76,7 @@ class GrammarCompiler:
         self._eos_ids = sorted(i for i in eos_ids if 0 <= i < vocab_size)
         self._ends: U32 = _bits(self._eos_ids, vocab_size)
         self._lock = threading.Lock()
+        self._turn = threading.Lock()
         self._kept: OrderedDict[bytes, _Compiled] = OrderedDict()
         self._library: Any = None
         self._ll_tokenizer: Any = None
@@ -88,24 +90,16 @@ class GrammarCompiler:
         ``allowed``: the only tokens that may be taken; an end token should be among them.
 
         Raises ``RequestError`` with the reason for what cannot be honoured, ``MissingDependencyError`` without
-        llguidance, ``OverloadedError`` if too many compile at once.
+        llguidance, ``OverloadedError`` if others' grammars keep it waiting, ``ExecutionError`` if no process starts.
         """
         self._prepare(spec.param)
         kind, source, options = _source(spec)
         key = hashlib.sha256(json.dumps([kind, source, options]).encode("utf-8", "surrogatepass")).digest()
         try:
-            with self._lock:
-                found = self._kept.get(key)
-            if found is None or found.worn:
-                found = self._compile(kind, source, options, found)
-                self._keep(key, found)
-            else:
-                with self._lock:
-                    if key in self._kept:
-                        self._kept.move_to_end(key)
+            found = self._usable(key) or self._in_turn(key, kind, source, options)
             only = None if allowed is None else _bits(allowed, self._vocab_size)
             return GrammarConstraint(found.matcher.deep_copy(), self._ends, found.usage, min_tokens, only)
-        except (ValueError, ExecutionError) as error:
+        except (ValueError, StructuredOutputError) as error:
             raise RequestError(f"{spec.param} cannot be honoured: {short(str(error))}", spec.param) from None
 
     def close(self) -> None:
@@ -120,13 +114,36 @@ class GrammarCompiler:
         with self._lock:
             return len(self._kept), sum(c.nbytes for c in self._kept.values())
 
-    def _compile(self, kind: str, source: str, options: dict[str, Any], before: _Compiled | None) -> _Compiled:
-        grammar = before.grammar if before is not None else self._trial.run(kind, source, options)
+    def _usable(self, key: bytes) -> _Compiled | None:
+        with self._lock:
+            found = self._kept.get(key)
+            if found is None or found.worn:
+                return None
+            self._kept.move_to_end(key)
+            return found
+
+    def _in_turn(self, key: bytes, kind: str, source: str, options: dict[str, Any]) -> _Compiled:
+        """Compile, one grammar at a time; who waited for the same one takes it from the others."""
+        if not self._turn.acquire(timeout=WAIT_SECONDS):
+            raise OverloadedError("too many grammars wait to be compiled")
+        try:
+            found = self._usable(key)
+            if found is None:
+                with self._lock:
+                    worn = self._kept.get(key)
+                found = self._compile(kind, source, options, worn)
+                self._keep(key, found)
+            return found
+        finally:
+            self._turn.release()
+
+    def _compile(self, kind: str, source: str, options: dict[str, Any], worn: _Compiled | None) -> _Compiled:
+        grammar = worn.grammar if worn is not None else self._trial.run(kind, source, options)
         limits = self._library.LLParserLimits(**LIMITS)
         matcher = self._library.LLMatcher(self._ll_tokenizer, grammar, log_level=0, limits=limits)
         if matcher.is_error():
             raise ValueError(matcher.get_error())
-        if before is None:
+        if worn is None:
             _follow(GrammarConstraint(matcher.deep_copy(), self._ends, Usage()), self._ends)
         return _Compiled(grammar, matcher)
 
@@ -156,7 +173,7 @@ class GrammarCompiler:
 
 
 def _follow(constraint: GrammarConstraint, ends: U32) -> None:
-    """Take a few allowed tokens at random: what is too hard to follow shall fail now. Raises ``ExecutionError``."""
+    """Take a few allowed tokens at random: what is too hard to follow raises ``StructuredOutputError`` now."""
     rng = np.random.default_rng(0)
     for _ in range(STEPS):
         allowed = np.flatnonzero(np.unpackbits((constraint.mask() & ~ends).view(np.uint8), bitorder="little"))

@@ -16,6 +16,10 @@ DEBT_SECONDS = 1.0
 TOKEN_SECONDS = 0.01
 
 
+class StructuredOutputError(ExecutionError):
+    """A grammar cannot be followed any further; ends the answer concerned."""
+
+
 @dataclass(slots=True, eq=False)
 class Usage:
     """What all answers of one compiled grammar have cost so far: they share its automaton, which grows."""
@@ -54,14 +58,14 @@ class GrammarConstraint:
     def accept(self, token: int) -> None:
         """Move on by a token. Raises ``ExecutionError`` for one that is not allowed, or at a limit of the grammar."""
         if not self._allows(token):
-            raise ExecutionError(f"token {token} does not fit the structured output")
+            raise StructuredOutputError(f"token {token} does not fit the structured output")
         self._count += 1
         self._usage.tokens += 1
         if self._ended or self._ends[token // 32] >> np.uint32(token % 32) & 1:
             self._ended, self._mask = True, self._ends
             return
         if not self._matcher.consume_token(token):
-            raise ExecutionError(_failed(self._matcher))
+            raise StructuredOutputError(_failed(self._matcher))
         self._next()
 
     def copy(self) -> GrammarConstraint:
@@ -81,10 +85,10 @@ class GrammarConstraint:
         spent = time.thread_time() - started
         self._usage.seconds += spent
         if self._matcher.is_error():
-            raise ExecutionError(_failed(self._matcher))
+            raise StructuredOutputError(_failed(self._matcher))
         self._debt = max(0.0, self._debt + spent - TOKEN_SECONDS)
         if self._debt > DEBT_SECONDS:
-            raise ExecutionError("structured output stopped: its grammar is too ambiguous to follow in time")
+            raise StructuredOutputError("structured output stopped: its grammar is too ambiguous to follow in time")
         mask = np.zeros(len(self._ends), np.uint32)
         mask[: len(data)] = data[: len(mask)]
         if self._matcher.is_accepting():
@@ -94,7 +98,7 @@ class GrammarConstraint:
         if self._only is not None:
             mask &= self._only
         if not mask.any():
-            raise ExecutionError("structured output stopped: none of the tokens that are allowed can continue it")
+            raise StructuredOutputError("structured output stopped: none of the tokens allowed can continue it")
         mask.flags.writeable = False
         self._mask = mask
 

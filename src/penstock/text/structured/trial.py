@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from penstock.errors import ExecutionError, OverloadedError
+from penstock.errors import ExecutionError
 
 SECONDS = 3.0
-WAIT_SECONDS = 5.0
 START_SECONDS = 10.0
 _ANSWER_BYTES = 8 << 20
 
@@ -33,16 +32,11 @@ class Trial:
         """The grammar for the compiler.
 
         Raises ``ValueError`` with the reason if it is refused, takes more than ``seconds`` or too much memory,
-        ``OverloadedError`` when others' grammars kept the process busy for too long, ``ExecutionError`` if it cannot
-        be started.
+        ``ExecutionError`` if the process cannot be started.
         """
-        if not self._lock.acquire(timeout=WAIT_SECONDS):
-            raise OverloadedError("too many grammars wait to be compiled")
-        try:
-            line = json.dumps({"kind": kind, "source": source, "options": dict(options)}).encode() + b"\n"
+        line = json.dumps({"kind": kind, "source": source, "options": dict(options)}).encode() + b"\n"
+        with self._lock:
             answer = self._ask(line)
-        finally:
-            self._lock.release()
         if "error" in answer:
             raise ValueError(answer["error"])
         return str(answer["grammar"])
@@ -94,9 +88,10 @@ class Trial:
         paths = os.pathsep.join(path for path in sys.path if path)
         problem = f"it did not start within {START_SECONDS:g} s"
         try:
+            # A session of its own: an interrupt at the terminal is for the parent.
             process = subprocess.Popen(
                 [sys.executable, "-P", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL, env={"PYTHONPATH": paths}, close_fds=True,
+                stderr=subprocess.DEVNULL, env={"PYTHONPATH": paths}, start_new_session=True,
             )  # fmt: skip
             self._process = process
             if self._exchange(process, b"", START_SECONDS):
