@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from penstock.errors import PenstockError
     from penstock.llm import LLM
     from penstock.pipeline import pipeline
+    from penstock.sampling_defaults import BeamSearchParams
     from penstock.types import CompletionOutput, RequestOutput, RequestOutputKind, SamplingParams, StructuredOutputs
 
 _LAZY = {
     "LLM": "penstock.llm",
     "AsyncLLM": "penstock.async_llm",
     "SamplingParams": "penstock.types",
+    "BeamSearchParams": "penstock.sampling_defaults",
     "StructuredOutputs": "penstock.types",
     "RequestOutput": "penstock.types",
     "RequestOutputKind": "penstock.types",
@@ -35,6 +37,7 @@ _LAZY = {
 __all__ = [
     "LLM",
     "AsyncLLM",
+    "BeamSearchParams",
     "CompletionOutput",
     "PenstockError",
     "RequestOutput",

@@ -17,7 +17,7 @@ from penstock.config import from_kwargs
 from penstock.errors import ExecutionError, RequestError
 from penstock.frontend import POOLED, Frontend, Prompt, embedding
 from penstock.progress import Progress
-from penstock.sampling_defaults import default_params
+from penstock.sampling_defaults import BeamSearchOutput, BeamSearchParams, BeamSearchSequence, default_params
 from penstock.types import (
     CompletionOutput,
     EmbeddingRequestOutput,
@@ -95,6 +95,40 @@ class LLM:
             for conversation in many
         ]
         return self._run(encoded, self._params(sampling_params, len(encoded)), use_tqdm, options, adapter)
+
+    def beam_search(
+        self,
+        prompts: PromptInput | Sequence[PromptInput],
+        params: BeamSearchParams,
+        *,
+        use_tqdm: bool = False,
+        adapter: str | Sequence[str | None] | None = None,
+        **options: Any,
+    ) -> list[BeamSearchOutput]:
+        """The ``beam_width`` best answers to each prompt that a beam search finds, best first; shapes as vLLM's.
+
+        ``generate`` with ``SamplingParams(use_beam_search=True)`` does the same. Raises as ``generate`` does.
+        """
+        encoded = [self.frontend.encode(p) for p in _inputs(prompts, None)]
+        outputs = self._run(encoded, [params.sampling_params(0)] * len(encoded), use_tqdm, options, adapter)
+        return [BeamSearchOutput([self._beam(output, a, params) for a in output.outputs]) for output in outputs]
+
+    def _beam(self, output: RequestOutput, answer: CompletionOutput, params: BeamSearchParams) -> BeamSearchSequence:
+        tokens = list(answer.token_ids)
+        if answer.finish_reason == "stop" and not params.include_stop_str_in_output:
+            tokens = tokens[:-1]
+        text = None
+        if self.model.tokenizer is not None:
+            head = self.model.tokenizer.decode(output.prompt_token_ids) if output.prompt is None else output.prompt
+            text = head + answer.text
+        return BeamSearchSequence(
+            tokens=[*output.prompt_token_ids, *tokens],
+            cum_logprob=answer.cumulative_logprob or 0.0,
+            text=text,
+            finish_reason=answer.finish_reason,
+            stop_reason=answer.stop_reason,
+            logprobs=answer.logprobs or [],
+        )
 
     def stream(
         self,

@@ -3,27 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from penstock.errors import RequestError, nearest
-from penstock.types import SamplingParams
+from penstock.types import MAX_N, SamplingParams, TokenLogprobs
 
 FROM_CHECKPOINT = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 NAMES = frozenset(f.name for f in fields(SamplingParams))
 HF_NAMES = {"max_new_tokens": "max_tokens", "num_return_sequences": "n", "min_new_tokens": "min_tokens"}
 HF_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_cache": (True, False, None),
-    "num_beams": (1, None),
     "pad_token_id": (),
-    "early_stopping": (False, None),
-    "length_penalty": (1.0, None),
     "no_repeat_ngram_size": (0, None),
     "typical_p": (1.0, None),
     "return_dict_in_generate": (False, None),
     "output_scores": (False, None),
 }
 """HF arguments with the values that change nothing here (empty: any)."""
+KNOWN = (*NAMES, *HF_NAMES, *HF_NEUTRAL, "num_beams", "do_sample", "max_length", "eos_token_id")
+NO_DRAWS: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
+"""How a checkpoint's defaults must be changed for beam search, which draws nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class BeamSearchParams:
+    """``LLM.beam_search``'s parameters; names as vLLM's, ``early_stopping`` (False, True, "never") as transformers'.
+
+    ``include_stop_str_in_output``: a beam's tokens end with the one that ended it. Raises ``RequestError``.
+    """
+
+    beam_width: int
+    max_tokens: int
+    ignore_eos: bool = False
+    temperature: float = 0.0
+    length_penalty: float = 1.0
+    include_stop_str_in_output: bool = False
+    early_stopping: bool | str = False
+    stop_token_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.sampling_params()
+
+    def sampling_params(self, logprobs: int | None = None) -> SamplingParams:
+        """The same wish as :class:`SamplingParams`: all ``beam_width`` answers."""
+        same = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "beam_width"}
+        try:
+            return SamplingParams(n=self.beam_width, use_beam_search=True, logprobs=logprobs, **same)
+        except RequestError as error:
+            if error.param == "n":
+                raise RequestError(str(error).replace("n must", "beam_width must", 1), "beam_width") from None
+            raise
+
+
+@dataclass(slots=True)
+class BeamSearchSequence:
+    """One answer: ``tokens`` and ``text`` with the prompt in front, ``cum_logprob`` of the answer alone."""
+
+    tokens: list[int]
+    cum_logprob: float
+    text: str | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class BeamSearchOutput:
+    """A prompt's answers, the best first."""
+
+    sequences: list[BeamSearchSequence]
 
 
 def default_params(generation_config: Mapping[str, Any]) -> SamplingParams:
@@ -44,7 +93,8 @@ def default_params(generation_config: Mapping[str, Any]) -> SamplingParams:
 def from_hf(kwargs: Mapping[str, Any], base: SamplingParams, prompt_len: int | None = None) -> SamplingParams:
     """Hugging Face's ``generate`` arguments as :class:`SamplingParams`; vLLM's names are understood too.
 
-    ``do_sample`` False (HF's default) is greedy, whatever temperature says; ``max_length`` counts the prompt.
+    ``do_sample`` False (HF's default) is greedy, whatever temperature says, or beam search where ``num_beams`` is above
+    1; ``num_return_sequences`` of the beams are given out. ``max_length`` counts the prompt.
     Raises ``RequestError`` for an argument that is unknown, or known and not available, naming it.
     """
     args = dict(kwargs)
@@ -52,6 +102,7 @@ def from_hf(kwargs: Mapping[str, Any], base: SamplingParams, prompt_len: int | N
     do_sample = args.pop("do_sample", None)
     max_length = args.pop("max_length", None)
     eos = args.pop("eos_token_id", None)
+    num_beams = args.pop("num_beams", None)
     for name, value in args.items():
         target = HF_NAMES.get(name, name)
         if target in NAMES:
@@ -62,7 +113,7 @@ def from_hf(kwargs: Mapping[str, Any], base: SamplingParams, prompt_len: int | N
             if allowed and value not in allowed:
                 raise RequestError(f"{name}={value!r} is not available; leave it out", name)
         else:
-            raise RequestError(f"unknown argument '{name}'{nearest(name, [*NAMES, *HF_NAMES, *HF_NEUTRAL])}", name)
+            raise RequestError(f"unknown argument '{name}'{nearest(name, KNOWN)}", name)
     if max_length is not None and "max_tokens" not in values:
         if prompt_len is not None and max_length <= prompt_len:
             raise RequestError(
@@ -72,6 +123,16 @@ def from_hf(kwargs: Mapping[str, Any], base: SamplingParams, prompt_len: int | N
     if eos is not None:
         ids = [eos] if isinstance(eos, int) else list(eos)
         values["stop_token_ids"] = (*values.get("stop_token_ids", ()), *ids)
+    if num_beams is not None and num_beams != 1:
+        if isinstance(num_beams, bool) or not isinstance(num_beams, int) or not 1 < num_beams <= MAX_N:
+            raise RequestError(f"num_beams must be an integer from 1 to {MAX_N}, got {num_beams!r}", "num_beams")
+        if isinstance(n := values.get("n", 1), int) and n > num_beams:
+            raise RequestError(f"num_return_sequences={n} is more than num_beams={num_beams}", "num_return_sequences")
+        values |= {"use_beam_search": True, "best_of": num_beams}
+    if values.get("use_beam_search"):
+        if do_sample:
+            raise RequestError("do_sample=True has no meaning with beam search, which draws nothing", "do_sample")
+        return replace(base, **{**values, **NO_DRAWS})
     if values.get("top_k") in (None, -1):
         values.pop("top_k", None)
     if do_sample is False or (do_sample is None and "temperature" not in values and base.temperature == 0.0):

@@ -59,8 +59,13 @@ def test_names_and_models(llm: LLM, checkpoint: Path) -> None:
     own.llm.close()
     with pytest.raises(RequestError, match="did you mean 'max_new_tokens'"):
         pipeline(model=llm)("a", max_new_token=3)
-    with pytest.raises(RequestError, match="num_beams"):
-        pipeline(model=llm)("a", num_beams=4)
+    for wrong in ({"num_beams": "4"}, {"num_beams": 0}, {"num_beams": 2, "num_return_sequences": 3}):
+        with pytest.raises(RequestError, match="num_beams"):
+            pipeline(model=llm)("a", **wrong)
+    with pytest.raises(RequestError, match="do_sample"):
+        pipeline(model=llm)("a", num_beams=4, do_sample=True)
+    with pytest.raises(RequestError, match="length_penalty"):
+        pipeline(model=llm)("a", length_penalty=2.0)
 
 
 def test_hf_arguments() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import RequestError
+from penstock.sampling_defaults import NO_DRAWS
 from penstock.server.answers import Usage
 from penstock.server.openai.schema import Generation
 from penstock.server.prompts import Truncation
@@ -20,6 +21,7 @@ SAME_NAME = (
     "n", "best_of", "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty",
     "frequency_penalty", "repetition_penalty", "seed", "stop_token_ids", "include_stop_str_in_output", "ignore_eos",
     "allowed_token_ids", "skip_special_tokens", "spaces_between_special_tokens", "prompt_logprobs",
+    "use_beam_search", "length_penalty", "early_stopping",
 )  # fmt: skip
 MAX_SALT = 1024
 LOWEST = -9999.0
@@ -29,6 +31,8 @@ LOWEST = -9999.0
 def sampling_params(request: Generation, default: SamplingParams, **more: Any) -> SamplingParams:
     """The request over ``default``; ``more`` over both. Raises ``RequestError`` naming a field out of range."""
     given = {k: v for k in SAME_NAME if (v := getattr(request, k, None)) is not None}
+    if request.use_beam_search:
+        default = replace(default, **NO_DRAWS)
     if request.stop is not None:
         given["stop"] = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
         if request.stop == "":

@@ -194,7 +194,7 @@ def _template_kwargs(request: ChatRequest) -> dict[str, Any] | None:
 
 
 def _check_fields(request: ChatRequest) -> None:
-    if request.best_of is not None and request.best_of != 1:
+    if request.best_of is not None and request.best_of != 1 and not request.use_beam_search:
         raise RequestError("best_of belongs to /v1/completions: use n", "best_of")
     top = request.top_logprobs
     if top is not None and not 0 <= top <= MAX_TOP_LOGPROBS:

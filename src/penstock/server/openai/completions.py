@@ -92,7 +92,7 @@ class _Completion:
             more["prompt_logprobs"] = top
         if request.max_tokens == 0 and request.echo:
             more["max_tokens"], self.nothing = 1, True
-        if request.stream and (request.best_of or 1) > (request.n or 1):
+        if request.stream and (request.best_of or 1) > (request.n or 1) and not request.use_beam_search:
             raise RequestError("best_of cannot be streamed: the best is known at the end; leave out stream", "best_of")
         if request.best_of is not None and request.n is None:
             more["n"] = 1

@@ -36,6 +36,9 @@ class Generation(msgspec.Struct, kw_only=True):
     allowed_token_ids: list[int] | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
+    use_beam_search: bool | None = None
+    length_penalty: float | None = None
+    early_stopping: bool | str | None = None
     prompt_logprobs: int | None = None
     truncate_prompt_tokens: int | None = None
     truncation_side: Literal["left", "right"] | None = None
@@ -103,9 +106,6 @@ _NOT_YET = "is not available in this version: leave it out"
 _CONSTRAINED = "is an old name: use structured_outputs"
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "suffix": (("",), "asks for text in the middle, which these models are not trained for: leave it out"),
-    "use_beam_search": ((False,), _NOT_YET),
-    "length_penalty": ((1, 1.0), "belongs to beam search, which is not available in this version: leave it out"),
-    "early_stopping": ((False,), "belongs to beam search, which is not available in this version: leave it out"),
     "bad_words": (([],), _NOT_YET),
     "logprob_token_ids": (([],), _NOT_YET),
     "prompt_embeds": ((), "is not accepted: requests bring text or token ids"),
