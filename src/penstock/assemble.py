@@ -248,14 +248,14 @@ def _stored_dtype(settings: Mapping[str, Any], checkpoint: Checkpoint) -> str:
 
 def _tokenizer(config: Config, checkpoint: Checkpoint) -> Tokenizer:
     """The tokenizer that was named, else the checkpoint's own: in its folder, or inside a GGUF file."""
-    from penstock.checkpoints.gguf import GgufFile, GgufFiles, read_metadata
     from penstock.text.tokenizer import Tokenizer
 
     named = Path(config.model.tokenizer) if config.model.tokenizer else None
-    if named is not None and named.suffix == ".gguf":
-        return Tokenizer.from_gguf(read_metadata(named), source=str(named))
-    if named is None and isinstance(checkpoint.weights, GgufFile | GgufFiles):
-        return Tokenizer.from_gguf(checkpoint.weights.metadata, source=str(checkpoint.files[0]))
+    file = named or (checkpoint.files[0] if checkpoint.files else None)
+    if file is not None and file.suffix == ".gguf":
+        from penstock.checkpoints.gguf import read_metadata
+
+        return Tokenizer.from_gguf(read_metadata(file), source=str(file))
     return Tokenizer.from_folder(named or checkpoint.path)
 
 

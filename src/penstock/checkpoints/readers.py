@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from penstock.checkpoints.gguf import find_gguf, gguf_config, open_gguf
 from penstock.checkpoints.safetensors import SafetensorsFile
 from penstock.checkpoints.sharded import SHARD_NAME, OneFile, open_index, open_numbered
 from penstock.checkpoints.source import WeightSource, some
@@ -88,10 +87,30 @@ def _torch(files: list[Path]) -> WeightSource:
     return open_files(files, TorchFile)
 
 
+def _find_gguf(folder: Path) -> list[Path]:
+    if next(folder.glob("*.gguf"), None) is None:
+        return []
+    from penstock.checkpoints.gguf import find_gguf
+
+    return find_gguf(folder)
+
+
+def _gguf(files: list[Path]) -> WeightSource:
+    from penstock.checkpoints.gguf import open_gguf
+
+    return open_gguf(files)
+
+
+def _gguf_config(files: list[Path]) -> dict[str, Any]:
+    from penstock.checkpoints.gguf import gguf_config
+
+    return gguf_config(files)
+
+
 READERS: tuple[Reader, ...] = (
     Reader("safetensors", (".safetensors", ".safetensors.index.json"), _find_safetensors, _safetensors),
     Reader("torch", (".bin", ".pth", ".pt", ".bin.index.json"), _find_torch, _torch),
-    Reader("gguf", (".gguf",), find_gguf, open_gguf, gguf_config),
+    Reader("gguf", (".gguf",), _find_gguf, _gguf, _gguf_config),
 )
 
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from penstock.errors import CheckpointError, UnsupportedError
-from penstock.models import gguf
 from penstock.models.family import Family
 from penstock.models.reading import FieldsError, class_names
 
@@ -66,7 +65,9 @@ CLASSES: dict[str, str] = {
 
 def resolve(config: Mapping[str, Any]) -> Family:
     """The family of ``config``. Raises ``UnsupportedError`` naming the nearest one and how it differs."""
-    if gguf.KEY in config:
+    if "gguf" in config:  # made of a GGUF file's metadata
+        from penstock.models import gguf
+
         return gguf.family_of(config, resolve)
     name = config.get("model_type")
     if name is None:
