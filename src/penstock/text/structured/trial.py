@@ -15,7 +15,7 @@ from typing import Any
 
 from penstock.errors import ExecutionError
 
-SECONDS = 3.0
+SECONDS = 2.5
 START_SECONDS = 10.0
 _ANSWER_BYTES = 8 << 20
 
