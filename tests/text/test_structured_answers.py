@@ -196,3 +196,11 @@ def test_without_a_tokenizer_it_is_refused(folder: Path) -> None:
     with LLM(folder, skip_tokenizer_init=True, **OPTIONS) as llm:
         with pytest.raises(RequestError, match="needs a tokenizer"):
             llm.generate([[1, 2]], SamplingParams(structured_outputs={"regex": "a"}))
+
+
+def test_beams_keep_to_the_grammar(llm: LLM) -> None:
+    beams = {"n": 3, "use_beam_search": True, "temperature": 0.0}
+    for text in answers(llm, {"regex": "[a-c]{2,4}x"}, **beams):
+        assert re.fullmatch("[a-c]{2,4}x", text)
+    for text in answers(llm, {"json": PERSON, "disable_any_whitespace": True}, **beams):
+        jsonschema.validate(json.loads(text), PERSON)
