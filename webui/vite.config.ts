@@ -30,5 +30,5 @@ export default defineConfig({
       ["/v1", "/page/info", "/page/stats", "/health", "/ready"].map((path) => [path, "http://127.0.0.1:8000"]),
     ),
   },
-  test: { environment: "happy-dom", include: ["tests/**/*.test.ts"] },
+  test: { environment: "jsdom", include: ["tests/**/*.test.ts"] },
 });

@@ -58,7 +58,7 @@ export function BlockGrid({ numbers, dark }: { numbers: EngineNumbers; dark: boo
 function paint(board: HTMLCanvasElement, states: Uint8Array): void {
   const width = board.parentElement!.clientWidth;
   if (width < 10) return;
-  const area = Math.min(width * 230, states.length * 18 * 18);
+  const area = Math.min(width * 190, states.length * 18 * 18);
   const pitch = Math.max(3, Math.min(18, Math.floor(Math.sqrt(area / states.length))));
   const columns = Math.max(1, Math.floor(width / pitch));
   const rows = Math.ceil(states.length / columns);

@@ -70,7 +70,7 @@ function Board({ numbers, model, version, dark }: BoardProps) {
   return (
     <>
       <div className="tiles">
-        <Tile name={eng.running} value={number(model.running)} text={eng.ofMost(number(model.max_running))} key="running" />
+        <Tile name={eng.running} value={number(model.running)} text={eng.ofMost(number(model.max_running))} />
         <Tile name={eng.waiting} value={number(model.waiting)} text={eng.inQueue} warn={model.waiting > 0} />
         <Tile name={eng.speed} value={number(series.generation.at(-1) ?? 0)} text={eng.perSecond} />
         <Tile name={eng.prompt} value={number(series.prompt.at(-1) ?? 0)} text={eng.perSecond} />
@@ -81,11 +81,11 @@ function Board({ numbers, model, version, dark }: BoardProps) {
       <div className="charts">
         <Chart {...chart} title={eng.throughput} unit="" top={10} lines={[
           { name: eng.generation, colour: "--chart-1", values: series.generation },
-          { name: eng.prompt, colour: "--chart-2", values: series.prompt },
+          { name: eng.read, colour: "--chart-2", values: series.prompt },
         ]} />
         <Chart {...chart} title={eng.requests} unit="" top={4} lines={[
-          { name: eng.running, colour: "--chart-1", values: series.running },
-          { name: eng.waiting, colour: "--chart-3", values: series.waiting },
+          { name: eng.isRunning, colour: "--chart-1", values: series.running },
+          { name: eng.isWaiting, colour: "--chart-3", values: series.waiting },
         ]} />
         <Chart {...chart} title={eng.latency} unit=" ms" top={5} lines={[
           { name: eng.ttft, colour: "--chart-2", values: series.ttft },

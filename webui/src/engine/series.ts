@@ -28,7 +28,6 @@ export interface EngineNumbers {
 }
 
 export interface ServerNumbers {
-  requests: number;
   draining: boolean;
   trouble: string | null;
   disconnects: number;

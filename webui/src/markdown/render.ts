@@ -49,7 +49,7 @@ export function purify(html: string): DocumentFragment {
     ALLOW_DATA_ATTR: false,
     ALLOW_ARIA_ATTR: false,
     ALLOWED_URI_REGEXP: SAFE_URL,
-    ADD_URI_SAFE_ATTR: ["target", "rel"],
+    ADD_URI_SAFE_ATTR: ["target", "rel", "align", "start", "title"],
     RETURN_DOM_FRAGMENT: true,
   });
 }

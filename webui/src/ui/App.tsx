@@ -1,6 +1,5 @@
-import { useEffect, useState } from "react";
+import { lazy, Suspense, useEffect, useState } from "react";
 import { useWords } from "../i18n";
-import { Engine } from "../engine/Engine";
 import { useChats } from "../store/chats";
 import { stop } from "../store/generate";
 import { useServer } from "../store/server";
@@ -13,6 +12,7 @@ import { go, useRoute } from "./route";
 import { Drawer } from "./Drawer";
 import { Sidebar } from "./Sidebar";
 
+const Engine = lazy(() => import("../engine/Engine").then((m) => ({ default: m.Engine })));
 const REFRESH = 20_000;
 
 export function App() {
@@ -83,7 +83,9 @@ export function App() {
         <aside className="sidebar">{sidebar}</aside>
       )}
       {route.page === "engine" ? (
-        <Engine onMenu={narrow ? () => setMenu(true) : undefined} dark={dark} />
+        <Suspense fallback={<main className="main" />}>
+          <Engine onMenu={narrow ? () => setMenu(true) : undefined} dark={dark} />
+        </Suspense>
       ) : (
         <ChatView key={chatId ?? "new"} chatId={chatId} onMenu={narrow ? () => setMenu(true) : undefined} />
       )}

@@ -39,9 +39,8 @@ def _model(state: State, served: Served) -> dict[str, Any]:
 
 
 def stats(state: State) -> dict[str, Any]:
-    """Gauges of now and counters since start, per model. ``requests``: those under way, the queue included."""
+    """Gauges of now and counters since start, per model."""
     return {
-        "requests": len(state.tasks),
         "draining": state.draining,
         "trouble": state.trouble(),
         "disconnects": state.metrics.disconnects,
