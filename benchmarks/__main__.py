@@ -23,6 +23,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="engines take turns this often; medians are reported")
     parser.add_argument("--threads", type=int, default=0, help="0: all cores")
     parser.add_argument("--peers", default="transformers", help="comma-separated, empty for none")
+    parser.add_argument("--quantization", default="none", help="of penstock, comma-separated: none, int8, int4")
     parser.add_argument("--models", type=Path, default=Path.home() / ".cache" / "penstock-bench")
     parser.add_argument("--out", type=Path, help="JSON file (default: benchmarks/results/<shape>-<dtype>.json)")
     return parser.parse_args()
@@ -32,7 +33,8 @@ def main() -> None:
     args = arguments()
     config = {**shapes.COMMON, **shapes.SHAPES[args.shape]}
     folder = shapes.make(args.shape, args.models)
-    names = ["penstock", *(p for p in args.peers.split(",") if p and importlib.util.find_spec(p))]
+    ours = ["penstock" if q == "none" else f"penstock:{q}" for q in args.quantization.split(",")]
+    names = [*ours, *(p for p in args.peers.split(",") if p and importlib.util.find_spec(p))]
     engines = [Engine(name, str(folder), args.dtype, args.threads) for name in names]
     probes: list[dict[str, float]] = []
     prefill = min(PREFILL, int(config["max_position_embeddings"]) - 64)
@@ -60,17 +62,17 @@ def report(
     print(f"\n{args.shape} {args.dtype}, {platform.processor() or platform.machine()}")
     print("machine: " + ", ".join(f"{k} {v:.1f}" for k, v in limits.items()))
     keys = ["ttft_s", *(f"decode_{b}" for b in BATCHES), "prefill", "mixed", "load_s", "peak_mb"]
-    print(f"{'':12}" + "".join(f"{e.name:>28}" for e in engines))
+    print(f"{'':12}" + "".join(f"{e.name:>26}" for e in engines))
     for key in keys:
         line = f"{key:12}"
         for engine in engines:
             value = engine.median(key)
             note = ""
             if value is not None and key == "decode_1":
-                note = f"({value * size / 1e9:.1f} GB/s)"
+                note = "" if ":" in engine.name else f"({value * size / 1e9:.1f} GB/s)"
             elif value is not None and key in ("prefill", "decode_32"):
                 note = f"({value * flops / 1e9:.0f} GFLOP/s)"
-            line += f"{'-' if value is None else f'{value:.2f} {note}':>28}"
+            line += f"{'-' if value is None else f'{value:.2f} {note}':>26}"
         print(line)
     return {
         "shape": args.shape,

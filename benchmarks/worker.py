@@ -17,11 +17,12 @@ Requests = list[tuple[list[int], int]]
 
 
 class Penstock:
-    def __init__(self, model: str, dtype: str, threads: int) -> None:
+    def __init__(self, model: str, dtype: str, threads: int, quantization: str = "") -> None:
         from penstock import LLM
 
         self.llm = LLM(
-            model, dtype=dtype, threads=threads, skip_tokenizer_init=True, max_model_len=4096,
+            model, dtype=dtype, quantization=quantization or None, threads=threads, max_model_len=4096,
+            skip_tokenizer_init=True,
             enable_prefix_caching=False, kv_cache_memory=4 << 30,
         )  # fmt: skip
 
@@ -45,7 +46,7 @@ class Penstock:
     def probe(self) -> dict[str, float]:
         from penstock import _native
 
-        return dict(_native.probe())
+        return {name: float(value) for name, value in _native.probe().items() if not isinstance(value, str)}
 
 
 class Transformers:
@@ -80,8 +81,10 @@ def peak_mb() -> float:
 
 def main() -> None:
     engine, model, dtype, threads = sys.argv[1:5]
+    engine, _, quantization = engine.partition(":")
     started = time.perf_counter()
-    runner: Any = {"penstock": Penstock, "transformers": Transformers}[engine](model, dtype, int(threads))
+    more = (quantization,) if quantization else ()
+    runner: Any = {"penstock": Penstock, "transformers": Transformers}[engine](model, dtype, int(threads), *more)
     print(json.dumps({"loaded": time.perf_counter() - started}), flush=True)
     for line in sys.stdin:
         command = json.loads(line)
