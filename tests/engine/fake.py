@@ -93,7 +93,7 @@ class FakeExecutor:
             invalid[i] = self.poison is not None and self.poison in context
         wanted = max(int(sampling.num_logprobs.max(initial=0)), 8)
         top_ids, top_logprobs = np.full((n, wanted), -1, np.int32), np.full((n, wanted), -np.inf, np.float32)
-        for i in np.flatnonzero(sampling.num_logprobs > 0):
+        for i in np.flatnonzero(sampling.num_logprobs > 0).tolist():
             found = logprobs(contexts[int(batch.logits_rows[sampling.row[i]])])
             best = np.argsort(-found, kind="stable")[: sampling.num_logprobs[i]]
             top_ids[i, : len(best)], top_logprobs[i, : len(best)] = best, found[best]

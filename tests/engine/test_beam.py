@@ -193,7 +193,7 @@ def test_as_many_beams_as_answers_exist_find_the_best_of_all(length: int) -> Non
 def test_more_beams_than_answers_give_what_there_is() -> None:
     engine = make_engine(eos=frozenset({9}))
     request = engine.add("r", [1, 2], beams(5, 2, allowed_token_ids=(4, 9)))
-    found = [u.token_ids for u in answers_of(engine)["r"]]
+    found = [tuple(u.token_ids) for u in answers_of(engine)["r"]]
     assert sorted(found) == [(4, 4), (4, 9), (9,)]
     assert request.num_answers == 3
     assert_empty(engine)
@@ -275,10 +275,11 @@ def test_scores_come_with_the_best_tokens_of_each_place() -> None:
     engine = make_engine()
     engine.add("r", [7], beams(2, 3, logprobs=3))
     for update in answers_of(engine)["r"]:
-        context = (7,)
+        context: tuple[int, ...] = (7,)
         for token, score in zip(update.token_ids, update.scores, strict=True):
             found = logprobs(context)
-            assert (score.token_id, score.logprob) == (token, pytest.approx(float(found[token])))
+            assert score.token_id == token
+            assert score.logprob == pytest.approx(float(found[token]))
             assert score.top_ids == tuple(np.argsort(-found, kind="stable")[:3].tolist())
             context = (*context, token)
 
@@ -324,6 +325,26 @@ def test_random_cancels_leave_nothing_behind(seed: int) -> None:
         engine.step()
     for request in live:
         engine.cancel(request.request_id)
+    assert_empty(engine)
+
+
+@pytest.mark.parametrize("shifts", [False, True])
+@pytest.mark.parametrize("blocks", [60, 23])
+def test_beams_behind_a_prefix(blocks: int, shifts: bool) -> None:
+    engine = make_engine(num_blocks=blocks, block_size=4, max_num_seqs=12, prefix_caching=False)
+    head = list(range(40, 46))
+    prefix = engine.add_prefix("p", len(head), shifts)
+    for i, token in enumerate(head):
+        fake(engine).cache[prefix.blocks[i // 4] * 4 + i % 4] = token
+    fake(engine).leads |= set() if shifts else {len(head)}
+    params = beams(4, 12)
+    for i in range(3):
+        engine.add(str(i), [i, 8, 9], params, prefix="p")
+    found = answers_of(engine)
+    assert (engine.stats.preemptions > 0) == (blocks == 23)
+    for i in range(3):
+        same(scored(found[str(i)], params), reference([*head, i, 8, 9], params))
+    engine.remove_prefix("p")
     assert_empty(engine)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from penstock import LLM, AsyncLLM, BeamSearchParams, RequestOutputKind, SamplingParams, pipeline
 from penstock.errors import RequestError
+from penstock.llm import PromptInput
 from penstock.sampling_defaults import from_hf
 from penstock.types import RequestOutput
 from tests.harness import EXECUTORS
@@ -34,9 +35,13 @@ def open_golden(name: str, executor: str, **options: Any) -> LLM:
 
 
 def score(output: RequestOutput, penalty: float = 1.0) -> float:
-    answer = output.outputs[0]
-    assert answer.cumulative_logprob is not None
-    return float(answer.cumulative_logprob / len(answer.token_ids) ** penalty)
+    return float(total(output) / len(output.outputs[0].token_ids) ** penalty)
+
+
+def total(output: RequestOutput) -> float:
+    found = output.outputs[0].cumulative_logprob
+    assert found is not None
+    return found
 
 
 def scored_anew(llm: LLM, output: RequestOutput) -> float:
@@ -59,13 +64,13 @@ def test_answers_and_scores_are_the_references(name: str, executor: str) -> None
         outputs = llm.generate([arrays[f"{p}_ids"].tolist() for p in prompts], params)
         assert llm.model.engine.pool.used == 0
         sums = [
-            scored_anew(llm, output) if f"{p}_greedy_nocache" in arrays else output.outputs[0].cumulative_logprob
+            scored_anew(llm, output) if f"{p}_greedy_nocache" in arrays else total(output)
             for p, output in zip(prompts, outputs, strict=True)
         ]
-    for prompt, output, total in zip(prompts, outputs, sums, strict=True):
+    for prompt, output, found_sum in zip(prompts, outputs, sums, strict=True):
         assert list(output.outputs[0].token_ids) == arrays[f"{prompt}_beam4"].tolist()
-        assert total == pytest.approx(float(arrays[f"{prompt}_beam4_sumlogprob"]), abs=TOKENS * 1e-4)
-        assert total / TOKENS == pytest.approx(float(arrays[f"{prompt}_beam4_score"]), abs=1e-4)
+        assert found_sum == pytest.approx(float(arrays[f"{prompt}_beam4_sumlogprob"]), abs=TOKENS * 1e-4)
+        assert found_sum / TOKENS == pytest.approx(float(arrays[f"{prompt}_beam4_score"]), abs=1e-4)
         found = [a.cumulative_logprob or 0.0 for a in output.outputs]
         assert found == sorted(found, reverse=True)
         assert len({tuple(a.token_ids) for a in output.outputs}) == WIDTH
@@ -84,6 +89,19 @@ def test_beams_that_end_early(name: str, executor: str) -> None:
             output = llm.generate(prompt_token_ids=arrays["p1_ids"].tolist(), sampling_params=params)[0]
             assert list(output.outputs[0].token_ids) == arrays[f"{which}_seq"].tolist()
             assert score(output) == pytest.approx(float(arrays[f"{which}_score"]), abs=1e-4)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("kind", ["ptuning", "ptuning_proj"])
+@pytest.mark.parametrize("name", ["chatglm", "chatglm2"])
+def test_beams_behind_a_prefix(name: str, kind: str, executor: str) -> None:
+    arrays = dict(np.load(golden(name) / f"golden_{kind}.npz"))
+    with open_golden(name, executor) as llm:
+        llm.load_adapter("p", golden(name) / kind)
+        params = SamplingParams(use_beam_search=True, n=WIDTH, max_tokens=TOKENS, ignore_eos=True)
+        output = llm.generate([arrays["p1_ids"].tolist()], params, adapter="p")[0]
+    assert list(output.outputs[0].token_ids) == arrays["p1_beam4"].tolist()
+    assert score(output) == pytest.approx(float(arrays["p1_beam4_score"]), abs=1e-4)
 
 
 def test_company_and_small_caches_change_no_bit() -> None:
@@ -166,9 +184,8 @@ def test_one_beam_is_greedy_and_more_are_no_worse(llm: LLM) -> None:
 
 
 def test_the_shapes_of_beam_search(llm: LLM) -> None:
-    found = llm.beam_search(
-        ["hello", {"prompt": "the cat"}], BeamSearchParams(beam_width=3, max_tokens=6, ignore_eos=True)
-    )
+    prompts: list[PromptInput] = ["hello", {"prompt": "the cat"}]
+    found = llm.beam_search(prompts, BeamSearchParams(beam_width=3, max_tokens=6, ignore_eos=True))
     assert [len(o.sequences) for o in found] == [3, 3]
     same = llm.generate(["hello"], beams(3, 6))[0]
     for sequence, answer in zip(found[0].sequences, same.outputs, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from penstock.server.state import State
@@ -19,7 +21,7 @@ def client(server):
         yield found
 
 
-def complete(server, **more):
+def complete(server: Server, **more: Any) -> Any:
     answer = server.post("/v1/completions", {**BODY, **more})
     assert answer.status == 200, answer.json
     return answer.json
