@@ -11,6 +11,7 @@ from uuid import uuid4
 from penstock.async_llm import OutputStream
 from penstock.errors import RequestError
 from penstock.frontend import Prompt
+from penstock.server.current import CURRENT
 from penstock.server.state import Served
 from penstock.types import RequestMetrics, RequestOutput, SamplingParams
 
@@ -43,9 +44,10 @@ class Answers:
             _check_constrained(params)
         self = cls(served, len(prompts))
         self.usage.prompt = sum(len(p.token_ids) for p in prompts)
+        current = CURRENT.get()
 
         async def one(i: int, prompt: Prompt) -> None:
-            mine = dict(options or {})
+            mine = {"client": current.client if current is not None else "", **(options or {})}
             if served.adapter is not None:
                 mine["adapter"] = served.adapter
             if "constraint" in mine:

@@ -12,6 +12,7 @@ from penstock._version import __version__
 from penstock.errors import RequestError
 from penstock.server.answers import Answers
 from penstock.server.body import parse, read
+from penstock.server.embeddings import Wish, embed
 from penstock.server.errors import HttpError, Problem
 from penstock.server.http import Call, Dialect, Endpoint, Reply, Stream, reply
 from penstock.server.llama_server.schema import HARMLESS, REFUSED, CompletionRequest
@@ -208,6 +209,24 @@ async def apply_template(call: Call) -> Reply:
     return reply({"prompt": prompt.text})
 
 
+class EmbeddingRequest(msgspec.Struct, kw_only=True):
+    content: str | list[str | int | list[int]] | None = None
+    input: str | list[str | int | list[int]] | None = None
+    model: str | None = None
+    embd_normalize: int | None = None
+
+
+async def embedding(call: Call) -> Reply:
+    """llama-server's form: ``content`` to a list of ``{index, embedding}``."""
+    request = read(parse(call.body), EmbeddingRequest, ("encoding_format",))
+    if request.embd_normalize not in (None, -1, 2):
+        raise RequestError("embd_normalize can be 2 (length 1) or -1 (as it is)", "embd_normalize")
+    served = call.state.find(request.model)
+    items = prompt_items(request.content if request.content is not None else request.input)
+    vectors, _ = await embed(call.state, served, items, Wish(normalize=request.embd_normalize != -1))
+    return reply([{"index": i, "embedding": [vector.tolist()]} for i, vector in enumerate(vectors)])
+
+
 async def infill(call: Call) -> Reply:
     raise HttpError(501, "not_available", "these models are not trained to fill text in: use /completion")
 
@@ -223,9 +242,16 @@ def dialect() -> Dialect:
     endpoints = (
         Endpoint("POST", "/completion", completion, body=CompletionRequest),
         Endpoint("POST", "/completions", completion, body=CompletionRequest),
+        Endpoint("POST", "/embedding", embedding, body=EmbeddingRequest),
+        Endpoint("POST", "/embeddings", embedding, body=EmbeddingRequest),
         Endpoint("GET", "/props", props),
         Endpoint("GET", "/slots", slots),
         Endpoint("POST", "/apply-template", apply_template, body=ApplyTemplateRequest),
         Endpoint("POST", "/infill", infill),
     )
-    return Dialect("llama_server", endpoints, error, ("/completion", "/props", "/slots", "/apply-template", "/infill"))
+    return Dialect(
+        "llama_server",
+        endpoints,
+        error,
+        ("/completion", "/embedding", "/props", "/slots", "/apply-template", "/infill"),
+    )

@@ -10,8 +10,10 @@ from typing import Any
 
 from penstock._version import __version__
 from penstock.errors import RequestError
-from penstock.server.answers import Answers
+from penstock.server import embeddings
+from penstock.server.answers import Answers, Usage
 from penstock.server.body import parse, read
+from penstock.server.embeddings import Wish
 from penstock.server.errors import HttpError, Problem
 from penstock.server.http import Call, Dialect, Endpoint, Reply, Stream, encode, reply
 from penstock.server.ollama.schema import (
@@ -21,11 +23,12 @@ from penstock.server.ollama.schema import (
     REFUSED_OPTIONS,
     ChatRequest,
     Common,
+    EmbedRequest,
     GenerateRequest,
     Options,
     ShowRequest,
 )
-from penstock.server.prompts import encode_prompts
+from penstock.server.prompts import Truncation, encode_prompts
 from penstock.server.reading import Reading
 from penstock.server.state import Served
 from penstock.server.structured import use as structured
@@ -33,7 +36,7 @@ from penstock.server.structured.grammar import from_ollama
 from penstock.server.tools.check import check_tools
 from penstock.server.tools.pieces import Piece, Reasoning, Text, ToolCall, read_json
 from penstock.server.turn import Turn, begin, merged
-from penstock.types import Message, RequestOutputKind, SamplingParams
+from penstock.types import F32, Message, RequestOutputKind, SamplingParams
 
 SAME = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "seed")
 LINES = "application/x-ndjson"
@@ -183,6 +186,37 @@ def _joined(pieces: Sequence[Piece], kind: type[Text] | type[Reasoning]) -> str:
     return "".join(p.text for p in pieces if isinstance(p, kind))
 
 
+async def embed(call: Call) -> Reply:
+    """Vectors of length 1, one for each text; over-long texts lose their end unless ``truncate`` is false."""
+    request = read(parse(call.body), EmbedRequest, HARMLESS)
+    began, served = time.monotonic(), _served(call, Common(model=request.model))
+    if request.input is None:
+        raise RequestError("input is missing: give a text or a list of texts", "input")
+    texts = [request.input] if isinstance(request.input, str) else list(request.input)
+    vectors, usage = await _embed(call, served, texts, request)
+    took, found = _ns(time.monotonic() - began), [v.tolist() for v in vectors]
+    return reply({
+        "model": served.name, "embeddings": found, "total_duration": took, "load_duration": 0,
+        "prompt_eval_count": usage.prompt,
+    })  # fmt: skip
+
+
+async def old_embed(call: Call) -> Reply:
+    """``/api/embeddings``, the older form: one ``prompt``, one vector."""
+    request = read(parse(call.body), EmbedRequest, HARMLESS)
+    served = _served(call, Common(model=request.model))
+    vectors, _ = await _embed(call, served, [request.prompt or ""], request)
+    return reply({"embedding": vectors[0].tolist()})
+
+
+async def _embed(call: Call, served: Served, texts: list[str], request: EmbedRequest) -> tuple[list[F32], Usage]:
+    read(request.options or {}, Options, HARMLESS_OPTIONS, REFUSED_OPTIONS)
+    if not texts or not all(texts):
+        raise RequestError("input has an empty text: there is nothing to embed", "input")
+    cut = None if request.truncate is False else Truncation(served.llm.model.max_model_len, "right")
+    return await embeddings.embed(call.state, served, list(texts), Wish(dimensions=request.dimensions, truncation=cut))
+
+
 def _card(served: Served) -> dict[str, Any]:
     model = served.llm.model
     details = {
@@ -217,7 +251,7 @@ async def show(call: Call) -> Reply:
     }
     return reply({
         "modelfile": "", "parameters": "", "template": template or "", "details": card["details"], "model_info": info,
-        "capabilities": ["completion"], "modified_at": card["modified_at"],
+        "capabilities": ["completion", "embedding"], "modified_at": card["modified_at"],
     })  # fmt: skip
 
 
@@ -248,6 +282,8 @@ def dialect() -> Dialect:
     endpoints = (
         Endpoint("POST", "/api/chat", chat, raw=True, body=ChatRequest),
         Endpoint("POST", "/api/generate", generate, raw=True, body=GenerateRequest),
+        Endpoint("POST", "/api/embed", embed, raw=True, body=EmbedRequest),
+        Endpoint("POST", "/api/embeddings", old_embed, raw=True, body=EmbedRequest),
         Endpoint("POST", "/api/show", show, raw=True, body=ShowRequest),
         Endpoint("GET", "/api/tags", tags),
         Endpoint("GET", "/api/ps", running),

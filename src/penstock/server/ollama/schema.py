@@ -53,6 +53,15 @@ class ChatRequest(Common, kw_only=True):
     tools: list[dict[str, Any]] | None = None
 
 
+class EmbedRequest(msgspec.Struct, kw_only=True):
+    input: str | list[str] | None = None
+    prompt: str | None = None
+    model: str | None = None
+    truncate: bool | None = None
+    dimensions: int | None = None
+    options: dict[str, Any] | None = None
+
+
 class ShowRequest(msgspec.Struct, kw_only=True):
     model: str | None = None
     name: str | None = None

@@ -7,6 +7,7 @@ from typing import Any
 from penstock.server.http import Call, Dialect, Endpoint, Reply, reply
 from penstock.server.openai.chat import chat
 from penstock.server.openai.completions import completions
+from penstock.server.openai.embeddings import EmbeddingRequest, embeddings
 from penstock.server.openai.errors import error
 from penstock.server.openai.schema import ChatRequest, CompletionRequest
 from penstock.server.responses import routes as responses
@@ -46,6 +47,7 @@ def dialect() -> Dialect:
         Endpoint("GET", "/v1/models/{name:path}", one_model),
         Endpoint("POST", "/v1/completions", completions, body=CompletionRequest),
         Endpoint("POST", "/v1/chat/completions", chat, body=ChatRequest),
+        Endpoint("POST", "/v1/embeddings", embeddings, body=EmbeddingRequest),
         *responses.endpoints(),
     ]
     return Dialect("openai", tuple(endpoints), error, ("/v1/",))

@@ -1,0 +1,23 @@
+"""Whose request the running code works for: told from the edge to the engine and to log lines without passing it on."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from penstock.server.state import Served
+
+
+@dataclass(slots=True)
+class Current:
+    """``client``: a key's digest or an address. ``using``: the models that the request has found, kept till its end."""
+
+    request_id: str
+    client: str = ""
+    using: list[Served] = field(default_factory=list)
+
+
+CURRENT: ContextVar[Current | None] = ContextVar("penstock_request", default=None)
+"""Each task has its own value; None outside of requests."""
