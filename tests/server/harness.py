@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from penstock.async_llm import AsyncLLM
+from penstock.server.library import Library
 from penstock.server.options import ServerOptions
 from penstock.server.run import address, bind, make_server
 from penstock.server.state import make_state
@@ -101,10 +102,17 @@ EXECUTOR = _executor()
 class Server:
     """A server in a thread, on a free port of loopback. ``state`` is what it shares between requests."""
 
-    def __init__(self, llm: AsyncLLM, others: dict[str, AsyncLLM] | None = None, **options: Any) -> None:
-        options = {"port": 0, "log_requests": False, **options}
-        self.llm = llm
-        self.state = make_state({llm.model.name: llm, **(others or {})}, ServerOptions(**options))
+    def __init__(
+        self,
+        llm: AsyncLLM | None,
+        others: dict[str, AsyncLLM] | None = None,
+        engine: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        mine = ServerOptions(**{"port": 0, "log_requests": False, **options})
+        models = {} if llm is None else {llm.model.name: llm}
+        self._llm = llm
+        self.state = make_state({**models, **(others or {})}, mine, library=Library(mine, engine))
         self.listener = bind("127.0.0.1", 0)
         self.url = address(self.listener)
         self.port = self.listener.getsockname()[1]
@@ -122,6 +130,11 @@ class Server:
         self.uvicorn.force_exit = True
         self._thread.join(20)
         assert not self._thread.is_alive()
+
+    @property
+    def llm(self) -> AsyncLLM:
+        assert self._llm is not None
+        return self._llm
 
     @property
     def stats(self) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import re
 from collections.abc import Sequence
@@ -103,11 +102,10 @@ def parser() -> Parser:
 def run(argv: Sequence[str]) -> int:
     args = parser().read(argv)
     options, start = serve_options(args), sampling_defaults(args)
+    from penstock.server import logs
     from penstock.server.run import serve
 
-    logging.basicConfig(
-        level=getattr(args, "log_level", "info").upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.configure(str(options.get("log_format", "text")), getattr(args, "log_level", "info"))
     quiet = getattr(args, "quiet", False)
 
     def ready(url: str, state: State) -> None:
@@ -115,7 +113,7 @@ def run(argv: Sequence[str]) -> int:
         for served in state.served.values():
             if not quiet:
                 show_resolved(served.llm.model.resolved)
-        note(f"ready at {url} (OpenAI API: {url}/v1; model: {', '.join(state.served)})")
+        note(f"ready at {url} (OpenAI API: {url}/v1; model: {', '.join(state.served) or 'none yet'})")
 
     with LoadProgress(quiet) as progress:
         return serve(options, sampling=start, progress=progress, ready=ready)

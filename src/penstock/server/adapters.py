@@ -31,7 +31,7 @@ async def load(call: Call) -> Reply:
     """Load a LoRA or prefix adapter; requests name it as their model from then on."""
     request = read(parse(call.body), LoadRequest, HARMLESS)
     served = call.state.find(request.model or request.base_model_name)
-    if request.lora_name in call.state.served:
+    if request.lora_name in call.state.served or request.lora_name in call.state.library.places():
         raise HttpError(400, "invalid_request", f"'{request.lora_name}' is the name of a model", "lora_name")
     try:
         await served.llm.load_adapter(request.lora_name, request.lora_path)

@@ -38,7 +38,7 @@ def build(state: State) -> ASGIApp:
 
 def dialects(options: ServerOptions) -> list[Dialect]:
     """Those that are switched on. Where two claim a path, the first has it."""
-    from penstock.server import adapters, operations, root
+    from penstock.server import adapters, models, operations, root
     from penstock.server.anthropic import routes as anthropic
     from penstock.server.llama_server import routes as llama_server
     from penstock.server.ollama import routes as ollama
@@ -54,4 +54,4 @@ def dialects(options: ServerOptions) -> list[Dialect]:
         "llama_server": llama_server.dialect,
     }
     chosen = [make() for name, make in every.items() if name not in options.disabled_dialects]
-    return [operations.dialect(), *chosen, adapters.dialect(), page.dialect(), root.dialect(options)]
+    return [operations.dialect(), *chosen, adapters.dialect(), models.dialect(), page.dialect(), root.dialect(options)]

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from penstock.server.state import Served
 
 
 @dataclass(slots=True)
 class Current:
-    """``client``: a key's digest or an address. ``using``: the models that the request has found, kept till its end."""
+    """``client``: a key's digest or an address. ``using``: the models that it has found, kept till its end."""
 
     request_id: str
     client: str = ""
-    using: list[Served] = field(default_factory=list)
+    using: list[str] = field(default_factory=list)
 
 
 CURRENT: ContextVar[Current | None] = ContextVar("penstock_request", default=None)

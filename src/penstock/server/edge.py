@@ -14,15 +14,20 @@ from uuid import uuid4
 from starlette.routing import compile_path
 from starlette.types import Message, Receive, Scope, Send
 
+from penstock.errors import OverloadedError
+from penstock.server.current import CURRENT, Current
 from penstock.server.disconnect import unless_gone
 from penstock.server.errors import ClientGone, HttpError, Problem, not_found, problem
 from penstock.server.http import Call, Dialect, Endpoint, Reply, Stream, encode
+from penstock.server.library import NotLoaded
 from penstock.server.limits import check_content_type, check_host, check_origin, read_body
 from penstock.server.protocol import TRANSPORT
 from penstock.server.state import State
 
 logger = logging.getLogger("penstock.access")
 
+LOADS = 4
+"""How often a request's model may be loaded and lost again before it gets its turn."""
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -98,8 +103,10 @@ class _Exchange:
         self.route = "unmatched"
         self._deadline: asyncio.Timeout | None = None
         self.began = time.perf_counter()
+        self.current = Current(self.request_id)
 
     async def run(self) -> None:
+        CURRENT.set(self.current)
         try:
             await self._serve()
         except ClientGone:
@@ -108,6 +115,8 @@ class _Exchange:
         except Exception as error:
             await self._answer_error(problem(error))
         finally:
+            for name in self.current.using:
+                self.state.library.leave(name)
             self.state.metrics.responses[self.route, self.status] += 1
             if self.state.options.log_requests:
                 self._log()
@@ -134,6 +143,7 @@ class _Exchange:
             await self._work(endpoint, call)
             return
         client = state.client(headers, str((self.scope.get("client") or ("",))[0]))
+        self.current.client = client
         state.admit(client)
         await unless_gone(self.receive, self._tracked(endpoint, call, client))
 
@@ -172,12 +182,21 @@ class _Exchange:
         return when is not None and asyncio.get_running_loop().time() >= when
 
     async def _work(self, endpoint: Endpoint, call: Call) -> None:
-        answer = await endpoint.handler(call)
+        answer = await self._answer(endpoint, call)
         if isinstance(answer, Reply):
             await self._start(answer.status, answer.content_type, answer.headers, len(answer.body))
             await self._send({"type": "http.response.body", "body": b"" if self._head else answer.body})
         else:
             await self._stream(answer)
+
+    async def _answer(self, endpoint: Endpoint, call: Call) -> Reply | Stream:
+        """What the handler says, asked again when a model that it wants has been loaded."""
+        for _ in range(LOADS):
+            try:
+                return await endpoint.handler(call)
+            except NotLoaded as wish:
+                await self.state.library.load(self.state, wish.name)
+        raise OverloadedError("the model was unloaded before it could answer: try again", 5.0)
 
     async def _stream(self, stream: Stream) -> None:
         try:
@@ -239,7 +258,6 @@ class _Exchange:
 
     def _log(self) -> None:
         took = (time.perf_counter() - self.began) * 1e3
-        logger.info(
-            "%s %s %d %.1f ms id=%s", self.scope["method"][:16], self.scope["raw_path"].decode("latin-1")[:200],
-            self.status, took, self.request_id,
-        )  # fmt: skip
+        method, path = self.scope["method"][:16], self.scope["raw_path"].decode("latin-1")[:200]
+        http = {"method": method, "path": path, "route": self.route, "status": self.status, "ms": round(took, 1)}
+        logger.info("%s %s %d %.1f ms id=%s", method, path, self.status, took, self.request_id, extra={"http": http})

@@ -20,6 +20,7 @@ from penstock.assemble import LoadProgress
 from penstock.async_llm import AsyncLLM
 from penstock.errors import ConfigError
 from penstock.server.app import build
+from penstock.server.library import Library
 from penstock.server.options import ServerOptions, split
 from penstock.server.protocol import protocol
 from penstock.server.state import State, make_state
@@ -43,27 +44,35 @@ def serve(
     mine, engine = split(options)
     listener = bind(mine.host, mine.port)
     models: dict[str, AsyncLLM] = {}
+    state: State | None = None
     try:
-        load(models, engine, progress)
-        state = make_state(models, mine, sampling)
+        wish = engine.get("model")
+        if wish is not None or mine.models_dir is None:
+            load(models, engine, progress)
+        given = dict(wish) if isinstance(wish, Mapping) else dict.fromkeys(models, wish)
+        library = Library(mine, engine, given)
+        state = make_state(models, mine, sampling, library)
         url = address(listener)
         tell = ready or _print_ready
-        return asyncio.run(_serve(state, listener, lambda: tell(url, state)))
+        found = state
+        return asyncio.run(_serve(state, listener, lambda: tell(url, found)))
     finally:
         listener.close()
         for llm in models.values():
             llm.close()
+        for served in state.served.values() if state is not None else ():
+            served.llm.close()
 
 
-def load(models: dict[str, AsyncLLM], engine: dict[str, Any], progress: LoadProgress | None = None) -> None:
+def load(models: dict[str, AsyncLLM], engine: Mapping[str, Any], progress: LoadProgress | None = None) -> None:
     """Fill ``models``: the one that ``engine["model"]`` names, or each of a mapping from served name to model."""
-    wish = engine.pop("model", None)
+    wish, rest = engine.get("model"), {k: v for k, v in engine.items() if k != "model"}
     if not isinstance(wish, Mapping):
-        llm = AsyncLLM(wish, progress=progress, **engine)
+        llm = AsyncLLM(wish, progress=progress, **rest)
         models[llm.model.name] = llm
         return
     for name, place in wish.items():
-        models[name] = AsyncLLM(place, progress=progress, **{**engine, "served_model_name": name})
+        models[name] = AsyncLLM(place, progress=progress, **{**rest, "served_model_name": name})
 
 
 async def _serve(state: State, listener: socket.socket, ready: Callable[[], None]) -> int:

@@ -16,7 +16,9 @@ from penstock.async_llm import AsyncLLM
 from penstock.errors import ConfigError, OverloadedError, nearest
 from penstock.sampling_defaults import from_hf
 from penstock.server.auth import Keys, given_key, load_keys
+from penstock.server.current import CURRENT
 from penstock.server.errors import HttpError, not_found
+from penstock.server.library import Library, NotLoaded
 from penstock.server.metrics import Metrics, ModelMetrics
 from penstock.server.options import ServerOptions
 from penstock.types import SamplingParams
@@ -41,7 +43,7 @@ class Served:
 @dataclass(slots=True, eq=False)
 class State:
     """``sampling``: defaults of every request. ``shared``: what a dialect keeps between requests, by its name.
-    ``tasks``: requests being worked on.
+    ``tasks``: requests being worked on. ``library``: where models come from that are not loaded.
 
     ``draining``: only those, no new ones. ``aborting``: not even those.
     """
@@ -50,6 +52,7 @@ class State:
     served: dict[str, Served]
     keys: Keys
     metrics: Metrics
+    library: Library
     sampling: Mapping[str, Any] = field(default_factory=dict)
     admin_keys: Keys = field(default_factory=Keys)
     shared: dict[str, Any] = field(default_factory=dict)
@@ -59,8 +62,33 @@ class State:
     aborting: bool = False
 
     def find(self, name: str | None, param: str = "model") -> Served:
-        """The model of that name (or path); the first one for clients that do not care. Raises 404."""
-        first = next(iter(self.served.values()))
+        """The model of that name (or path); the first one for clients that do not care.
+
+        It stays loaded as long as the request is under way that asks. Raises 404, or ``NotLoaded`` for the edge to
+        load it and ask again.
+        """
+        found = self._loaded(name)
+        if found is None:
+            places = self.library.places()
+            if name in places:
+                raise NotLoaded(name)
+            if places and not self.served and (name is None or name in ANY_MODEL):
+                raise NotLoaded(next(iter({**self.library.given, **places})))
+            names = list(dict.fromkeys([*self.served, *places]))
+            known = ", ".join(f"'{n}'" for n in names) or "none"
+            shown = name or ""
+            shown = shown if len(shown) <= 128 else shown[:125] + "..."
+            hint = nearest(shown, names)
+            raise not_found(f"no model '{shown}' here; served: {known}{hint}", "model_not_found", param)
+        current = CURRENT.get()
+        held = next((n for n, s in self.served.items() if s.llm is found.llm), "")
+        if current is not None and held not in current.using:
+            current.using.append(held)
+            self.library.use(held)
+        return found
+
+    def _loaded(self, name: str | None) -> Served | None:
+        first = next(iter(self.served.values()), None)
         if name is None:
             return first
         found = self.served.get(name) or next((s for s in self.served.values() if name in s.aliases), None)
@@ -69,13 +97,24 @@ class State:
         for served in self.served.values():
             if name in served.llm.model.adapters.names():
                 return replace(served, name=name, adapter=name)
-        if name in ANY_MODEL:
-            return first
-        known = ", ".join(f"'{n}'" for n in self.served)
-        shown = name if len(name) <= 128 else name[:125] + "..."
-        raise not_found(
-            f"no model '{shown}' here; served: {known}{nearest(shown, self.served)}", "model_not_found", param
-        )
+        return first if name in ANY_MODEL else None
+
+    def add(self, name: str, llm: AsyncLLM) -> Served:
+        """Serve a loaded model under ``name``. Raises ``RequestError`` if the server's sampling does not suit it."""
+        path = str(llm.model.path)
+        aliases = frozenset({path, path.rstrip("/") + "/", llm.model.path.name, str(llm.model.config.model.model)})
+        facts = f"{__version__}|{sorted(llm.model.resolved.items())}".encode()
+        digest = "ps_" + blake2b(facts, digest_size=6).hexdigest()
+        made = Served(name, llm, self.metrics.add(name, llm), digest, int(time.time()), aliases)
+        self.default_params(made)
+        self.served[name] = made
+        return made
+
+    def remove(self, name: str) -> Served:
+        """Serve it no more; the caller closes it."""
+        self.metrics.models.pop(name, None)
+        self.shared.get("pooling", {}).pop(name, None)
+        return self.served.pop(name)
 
     def default_params(self, served: Served, max_tokens: int | None = None) -> SamplingParams:
         """What a request gets that says nothing: the server's own settings over the checkpoint's over ours.
@@ -141,24 +180,22 @@ class State:
 
 
 def make_state(
-    models: Mapping[str, AsyncLLM], options: ServerOptions, sampling: Mapping[str, Any] | None = None
+    models: Mapping[str, AsyncLLM],
+    options: ServerOptions,
+    sampling: Mapping[str, Any] | None = None,
+    library: Library | None = None,
 ) -> State:
     """``sampling``: sampling parameters by name that requests start from; Hugging Face's names are understood.
 
-    Raises ``ConfigError`` without a model or with an empty key, ``RequestError`` for a bad sampling parameter.
+    ``library``: where further models come from. Raises ``ConfigError`` without a model or with an empty key,
+    ``RequestError`` for a bad sampling parameter.
     """
-    if not models:
-        raise ConfigError("no model to serve: name one with --model")
-    metrics = Metrics()
-    served = {}
+    library = library or Library(options)
+    if not models and not library.places():
+        raise ConfigError("no model to serve: name one with --model, or a folder of models with --models-dir")
+    keys, admins = load_keys(options.api_keys, options.api_key_file), load_keys(options.admin_api_keys, None)
+    state = State(options, {}, keys, Metrics(), library, dict(sampling or {}), admins)
+    from_hf(state.sampling, SamplingParams())
     for name, llm in models.items():
-        path = str(llm.model.path)
-        aliases = frozenset({path, path.rstrip("/") + "/", llm.model.path.name, str(llm.model.config.model.model)})
-        facts = f"{__version__}|{sorted(llm.model.resolved.items())}".encode()
-        digest = "ps_" + blake2b(facts, digest_size=6).hexdigest()
-        served[name] = Served(name, llm, metrics.add(name, llm), digest, int(time.time()), aliases)
-    keys = load_keys(options.api_keys, options.api_key_file)
-    state = State(options, served, keys, metrics, dict(sampling or {}), load_keys(options.admin_api_keys, None))
-    for each in served.values():
-        state.default_params(each)
+        state.add(name, llm)
     return state

@@ -164,7 +164,7 @@ def _params(call: Call, served: Served, request: Common) -> SamplingParams:
 def _served(call: Call, request: Common) -> Served:
     """Names may carry a tag: ``name:latest``."""
     name = request.model
-    if name is not None and name not in call.state.served:
+    if name is not None and name not in call.state.served and name not in call.state.library.places():
         name = name.removesuffix(":latest")
     return call.state.find(name)
 
@@ -229,8 +229,18 @@ def _card(served: Served) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _absent(name: str) -> dict[str, Any]:
+    """A model that is loaded when it is first asked."""
+    details = {
+        "parent_model": "", "format": "", "family": "", "families": [], "parameter_size": "", "quantization_level": "",
+    }  # fmt: skip
+    return {"name": name, "model": name, "modified_at": _iso(0), "size": 0, "digest": "", "details": details}
+
+
 async def tags(call: Call) -> Reply:
-    return reply({"models": [_card(s) for s in call.state.served.values()]})
+    served = call.state.served
+    others = [_absent(name) for name in call.state.library.places() if name not in served]
+    return reply({"models": [*map(_card, served.values()), *others]})
 
 
 async def running(call: Call) -> Reply:

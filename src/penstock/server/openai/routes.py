@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from penstock.server.http import Call, Dialect, Endpoint, Reply, reply
+from penstock.server.library import NotLoaded
 from penstock.server.openai.chat import chat
 from penstock.server.openai.completions import completions
 from penstock.server.openai.embeddings import EmbeddingRequest, embeddings
@@ -27,6 +28,14 @@ def model_card(served: Served) -> dict[str, Any]:
     }
 
 
+def absent_card(name: str) -> dict[str, Any]:
+    """A model that is loaded when it is first asked."""
+    return {
+        "id": name, "object": "model", "created": 0, "owned_by": "penstock", "root": name, "parent": None,
+        "max_model_len": None, "permission": [],
+    }  # fmt: skip
+
+
 def adapter_card(served: Served, adapter: str) -> dict[str, Any]:
     return {**model_card(served), "id": adapter, "root": adapter, "parent": served.name}
 
@@ -34,11 +43,16 @@ def adapter_card(served: Served, adapter: str) -> dict[str, Any]:
 async def list_models(call: Call) -> Reply:
     models = list(call.state.served.values())
     adapters = [adapter_card(s, name) for s in models for name in s.llm.model.adapters.names()]
-    return reply({"object": "list", "data": [*map(model_card, models), *adapters]})
+    others = [absent_card(name) for name in call.state.library.places() if name not in call.state.served]
+    return reply({"object": "list", "data": [*map(model_card, models), *adapters, *others]})
 
 
 async def one_model(call: Call) -> Reply:
-    return reply(model_card(call.state.find(call.path_params["name"])))
+    name = call.path_params["name"]
+    try:
+        return reply(model_card(call.state.find(name)))
+    except NotLoaded:  # looking is no reason to load
+        return reply(absent_card(name))
 
 
 def dialect() -> Dialect:
