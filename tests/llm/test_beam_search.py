@@ -19,10 +19,15 @@ from tests.helpers import golden
 from tests.llm.conftest import OPTIONS
 
 FAMILIES = (
-    "llama", "llama_gqa", "qwen2", "qwen3", "mistral", "mixtral", "gemma2", "gemma3_text", "bloom", "chatglm",
-    "chatglm2", "chatglm3", "glm4chat", "baichuan13b", "qwen", "internlm2", "gpt2", "opt", "phi3", "qwen3_moe",
+    "llama", "llama_gqa", "llama_bias", "llama3", "llama_linear", "llama_dynamic", "mistral", "mixtral", "qwen2",
+    "qwen2_swa", "qwen2_yarn", "qwen2_moe", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "bloom", "gpt2",
+    "gpt_neo", "gpt_neox", "gptj", "opt", "opt_350m", "phi3", "phi3_longrope", "stablelm", "glm", "glm4", "glm4chat",
+    "chatglm", "chatglm2", "chatglm3", "baichuan7b", "baichuan13b", "baichuan2_7b", "baichuan2_13b", "internlm2",
+    "qwen", "qwen_plain", "qwen_ntk", "qwen_logn", "qwen_early",
 )  # fmt: skip
 WIDTH, TOKENS = 4, 16
+# The rows of baichuan2's head are rounded to the file's type after they are divided by their lengths.
+ROUNDED = {"baichuan2_7b": 1e-3, "baichuan2_13b": 2e-4}
 
 
 def open_golden(name: str, executor: str, **options: Any) -> LLM:
@@ -59,6 +64,7 @@ def test_answers_and_scores_are_the_references(name: str, executor: str) -> None
     arrays = dict(np.load(golden(name) / "golden.npz"))
     prompts = [key.split("_")[0] for key in arrays if key.endswith("_beam4")]
     assert prompts
+    tolerance = ROUNDED.get(name, 1e-4)
     params = SamplingParams(use_beam_search=True, n=WIDTH, max_tokens=TOKENS, ignore_eos=True)
     with open_golden(name, executor) as llm:
         outputs = llm.generate([arrays[f"{p}_ids"].tolist() for p in prompts], params)
@@ -69,8 +75,8 @@ def test_answers_and_scores_are_the_references(name: str, executor: str) -> None
         ]
     for prompt, output, found_sum in zip(prompts, outputs, sums, strict=True):
         assert list(output.outputs[0].token_ids) == arrays[f"{prompt}_beam4"].tolist()
-        assert found_sum == pytest.approx(float(arrays[f"{prompt}_beam4_sumlogprob"]), abs=TOKENS * 1e-4)
-        assert found_sum / TOKENS == pytest.approx(float(arrays[f"{prompt}_beam4_score"]), abs=1e-4)
+        assert found_sum == pytest.approx(float(arrays[f"{prompt}_beam4_sumlogprob"]), abs=TOKENS * tolerance)
+        assert found_sum / TOKENS == pytest.approx(float(arrays[f"{prompt}_beam4_score"]), abs=tolerance)
         found = [a.cumulative_logprob or 0.0 for a in output.outputs]
         assert found == sorted(found, reverse=True)
         assert len({tuple(a.token_ids) for a in output.outputs}) == WIDTH
