@@ -274,12 +274,17 @@ def test_endings_and_their_reasons() -> None:
 def test_scores_come_with_the_best_tokens_of_each_place() -> None:
     engine = make_engine()
     engine.add("r", [7], beams(2, 3, logprobs=3))
-    for update in answers_of(engine)["r"]:
+    engine.add("biased", [7], beams(2, 3, logprobs=3, logit_bias={11: 4.0}))
+    found_all = answers_of(engine)
+    for update in found_all["r"] + found_all["biased"]:
         context: tuple[int, ...] = (7,)
         for token, score in zip(update.token_ids, update.scores, strict=True):
             found = logprobs(context)
             assert score.token_id == token
             assert score.logprob == pytest.approx(float(found[token]))
+            assert abs(score.rank - 1 - np.count_nonzero(found > found[token])) <= np.count_nonzero(
+                found == found[token]
+            )
             assert score.top_ids == tuple(np.argsort(-found, kind="stable")[:3].tolist())
             context = (*context, token)
 

@@ -239,6 +239,12 @@ def test_structured_output_with_beams(llm: LLM) -> None:
     assert all(a.finish_reason == "stop" for a in output.outputs)
 
 
+def test_too_many_end_tokens_are_refused(llm: LLM) -> None:
+    with pytest.raises(RequestError, match="stop_token_ids: at most 256"):
+        llm.generate("hello", beams(2, 4, stop_token_ids=tuple(range(300))))
+    assert llm.model.engine.pool.used == 0
+
+
 def test_the_pipeline_knows_num_beams(llm: LLM) -> None:
     found = pipeline(model=llm)("hello", num_beams=4, num_return_sequences=2, max_new_tokens=5, return_full_text=False)
     params = SamplingParams(use_beam_search=True, best_of=4, n=2, max_tokens=5)

@@ -30,7 +30,7 @@ Adopt = Callable[[Sequence, Sequence], None]
 
 @dataclass(slots=True)
 class Candidates:
-    """A beam's next tokens, best first: ``values`` rank them, ``logprobs`` and ``ranks`` are the raw distribution's."""
+    """A beam's next tokens, best first by ``values``; ``logprobs`` and ``ranks`` are the raw distribution's."""
 
     ids: list[int]
     values: list[float]
@@ -265,10 +265,10 @@ def _processed(
             values[bits == 0] = -np.inf
     count = min(count, len(values))
     least = np.partition(values, len(values) - count)[len(values) - count]
-    ids = np.flatnonzero(values >= least)
+    ids = np.flatnonzero((values >= least) & (values > -np.inf))
     ids = ids[np.argsort(-values[ids], kind="stable")][:count]
-    ranks = len(raw) - np.searchsorted(np.sort(raw), raw[ids], side="right") + 1
-    return Candidates(ids.tolist(), values[ids].tolist(), raw[ids].tolist(), ranks.tolist(), top_ids, top_logprobs)
+    ranks = [int(np.count_nonzero(raw > raw[t])) + 1 if params.logprobs is not None else 0 for t in ids]
+    return Candidates(ids.tolist(), values[ids].tolist(), raw[ids].tolist(), ranks, top_ids, top_logprobs)
 
 
 def _copy(constraint: Constraint | None) -> Constraint | None:
