@@ -1,0 +1,183 @@
+"""How a request chooses its tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from penstock.errors import RequestError
+from penstock.types.common import bad
+from penstock.types.structured import StructuredOutputs
+
+MAX_N = 128
+MAX_LOGPROBS = 100
+MAX_STOPS = 64
+MAX_LOGIT_BIAS = 4096
+MAX_TOKENS = 1 << 24
+
+FLAGS = (
+    "ignore_eos",
+    "detokenize",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "include_stop_str_in_output",
+    "use_beam_search",
+)
+
+BEAM_NEUTRAL: dict[str, tuple[float, ...]] = {
+    "temperature": (0.0, 1.0),
+    "top_p": (1.0,),
+    "top_k": (0,),
+    "min_p": (0.0,),
+    "presence_penalty": (0.0,),
+    "frequency_penalty": (0.0,),
+}
+"""What beam search has no use for, with the values that change nothing."""
+
+
+class RequestOutputKind(Enum):
+    """What a stream yields: all text so far, only what is new, or one final output."""
+
+    CUMULATIVE = 0
+    DELTA = 1
+    FINAL_ONLY = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen. Names and meanings as vLLM's; every field is checked on construction.
+
+    Order: ``logit_bias``, penalties (repetition over prompt and output as in transformers; presence and frequency over
+    output), ``temperature`` (0 is greedy), ``top_k`` (0 or -1 off), ``top_p``, ``min_p``, then one draw with ``seed``.
+    ``max_tokens`` None means as many as the context allows. ``logprobs`` n: the chosen token's and the n best, of the
+    raw distribution. Raises ``RequestError`` that names the field.
+
+    ``use_beam_search``: the best ``n`` answers that ``best_of`` (else ``n``) beams find, given out when all are known;
+    nothing is drawn. ``length_penalty`` and ``early_stopping`` (True, False, "never") as in transformers: the answers'
+    order is by ``cumulative_logprob / tokens ** length_penalty``. Stop strings cut the answers that were found.
+    """
+
+    n: int = 1
+    best_of: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    max_tokens: int | None = 16
+    min_tokens: int = 0
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    detokenize: bool = True
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    include_stop_str_in_output: bool = False
+    logit_bias: Mapping[int, float] | None = None
+    allowed_token_ids: tuple[int, ...] | None = None
+    structured_outputs: StructuredOutputs | Mapping[str, Any] | None = None
+    use_beam_search: bool = False
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+    output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        if isinstance(self.stop, str):
+            set_(self, "stop", (self.stop,))
+        set_(self, "stop", tuple(self.stop or ()))
+        set_(self, "stop_token_ids", tuple(self.stop_token_ids or ()))
+        if self.allowed_token_ids is not None:
+            set_(self, "allowed_token_ids", tuple(self.allowed_token_ids))
+        if self.top_k == -1:
+            set_(self, "top_k", 0)
+        if isinstance(self.structured_outputs, Mapping):
+            set_(self, "structured_outputs", StructuredOutputs.of(self.structured_outputs))
+        elif not isinstance(self.structured_outputs, StructuredOutputs | None):
+            raise bad("structured_outputs", self.structured_outputs, "a StructuredOutputs or a mapping of its fields")
+        for name in FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise bad(name, getattr(self, name), "true or false")
+        self._check_counts()
+        self._check_numbers()
+        self._check_lists()
+        self._check_beams()
+
+    def _check_counts(self) -> None:
+        for name, low, high in (
+            ("n", 1, MAX_N),
+            ("best_of", 1, MAX_N),
+            ("top_k", 0, 1 << 31),
+            ("max_tokens", 1, MAX_TOKENS),
+            ("min_tokens", 0, MAX_TOKENS),
+            ("logprobs", 0, MAX_LOGPROBS),
+            ("prompt_logprobs", 0, MAX_LOGPROBS),
+            ("seed", -(1 << 63), (1 << 64) - 1),
+        ):
+            value = getattr(self, name)
+            if value is None and name in ("best_of", "max_tokens", "logprobs", "prompt_logprobs", "seed"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
+                raise bad(name, value, f"an integer from {low} to {high}")
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise bad("min_tokens", self.min_tokens, f"at most max_tokens ({self.max_tokens})")
+        if self.best_of is not None and self.best_of < self.n:
+            raise bad("best_of", self.best_of, f"at least n ({self.n})")
+
+    def _check_numbers(self) -> None:
+        for name, low, high, open_low in (
+            ("temperature", 0.0, 100.0, False),
+            ("top_p", 0.0, 1.0, True),
+            ("min_p", 0.0, 1.0, False),
+            ("repetition_penalty", 0.0, 100.0, True),
+            ("presence_penalty", -100.0, 100.0, False),
+            ("frequency_penalty", -100.0, 100.0, False),
+            ("length_penalty", -10.0, 10.0, False),
+        ):
+            value = getattr(self, name)
+            ok = isinstance(value, int | float | np.floating) and not isinstance(value, bool) and math.isfinite(value)
+            if not ok or not (low < value if open_low else low <= value) or value > high:
+                raise bad(name, value, f"a number {'above' if open_low else 'from'} {low:g} up to {high:g}")
+
+    def _check_beams(self) -> None:
+        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
+            raise bad("early_stopping", self.early_stopping, 'true, false or "never"')
+        if not self.use_beam_search:
+            for name, usual in (("length_penalty", 1.0), ("early_stopping", False)):
+                if getattr(self, name) != usual:
+                    raise RequestError(f"{name} belongs to beam search: set use_beam_search, or leave it out", name)
+            return
+        for name, allowed in BEAM_NEUTRAL.items():
+            if getattr(self, name) not in allowed:
+                said = f"{name}={getattr(self, name)!r} has no meaning with use_beam_search, which draws nothing"
+                raise RequestError(f"{said}: leave it out", name)
+
+    def _check_lists(self) -> None:
+        if len(self.stop) > MAX_STOPS or any(not isinstance(s, str) or not s for s in self.stop):
+            raise bad("stop", self.stop, f"at most {MAX_STOPS} strings, none empty")
+        for name in ("stop_token_ids", "allowed_token_ids"):
+            ids = getattr(self, name)
+            if ids and any(isinstance(t, bool) or not isinstance(t, int | np.integer) or t < 0 for t in ids):
+                raise bad(name, ids, "token ids (integers from 0)")
+        if self.allowed_token_ids is not None and not self.allowed_token_ids:
+            raise bad("allowed_token_ids", [], "None or at least one token id")
+        if self.logit_bias:
+            if len(self.logit_bias) > MAX_LOGIT_BIAS:
+                raise bad("logit_bias", f"{len(self.logit_bias)} entries", f"at most {MAX_LOGIT_BIAS} entries")
+            for token, bias in self.logit_bias.items():
+                if not isinstance(token, int) or token < 0 or not isinstance(bias, int | float) or not abs(bias) <= 100:
+                    raise bad("logit_bias", {token: bias}, "token ids with a bias from -100 to 100")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < 1e-5 or self.top_k == 1 or self.use_beam_search
