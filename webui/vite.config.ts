@@ -21,6 +21,8 @@ export default defineConfig({
     outDir: "dist",
     assetsDir: "page",
     assetsInlineLimit: 0,
+    // What the licences of the bundled libraries ask for.
+    license: { fileName: "page/licenses.md" },
     modulePreload: { polyfill: false },
     reportCompressedSize: true,
     chunkSizeWarningLimit: 700,

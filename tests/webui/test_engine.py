@@ -11,7 +11,7 @@ from tests.webui.conftest import picture, until
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_the_engine_at_work(opened, site, language):
+def test_the_engine_at_work(opened, site, slowly, language):
     page = opened(language, height=1100)
     page.click(".engine-link")
     page.wait_for_selector("canvas[data-blocks]")

@@ -89,6 +89,22 @@ def test_export_and_import_bring_chats_to_another_browser(page, opened, tmp_path
     assert "rivers" in other.inner_text(".message.assistant")
 
 
+def test_two_tabs_see_the_same(page):
+    other = page.context.new_page()
+    other.goto(page.url.partition("#")[0])
+    other.wait_for_selector(".entry")
+    answering(page, "from the first tab")
+    page.click("text=alpha question")
+    ask(page, "more")
+    answered(page)
+    other.click("text=alpha question")
+    other.wait_for_selector("text=from the first tab")
+    page.get_by_role("button", name="Menu").click()
+    page.get_by_role("menuitem", name="Delete all").click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Delete").click()
+    until(other, "document.querySelectorAll('.entry').length === 0")
+
+
 def test_delete_all(page):
     page.get_by_role("button", name="Menu").click()
     page.get_by_role("menuitem", name="Delete all").click()

@@ -43,6 +43,15 @@ export const useChats = create<Chats>((set, get) => {
     const chat = get().chats[id];
     if (chat) put(change(chat), keep);
   };
+  /** Another tab has changed a chat. One that is being written here is left alone: its end will be stored. */
+  const follow = async (id: string | null): Promise<void> => {
+    if (id === null) return set({ chats: {} });
+    const mine = get().chats[id];
+    if (Object.keys(mine?.nodes ?? {}).some((node) => node in get().running)) return;
+    const theirs = await db.loadChat(id);
+    const { [id]: _, ...rest } = get().chats;
+    set({ chats: theirs ? { ...rest, [id]: theirs } : rest });
+  };
   return {
     loaded: false,
     chats: {},
@@ -55,6 +64,7 @@ export const useChats = create<Chats>((set, get) => {
         console.warn("history:", error);
       }
       set({ loaded: true });
+      db.whenChanged((id) => quietly(follow(id)));
     },
     create: (firstWords) => {
       const time = now();

@@ -15,7 +15,27 @@ function database(): Promise<IDBPDatabase<Schema>> {
   return opened;
 }
 
+/** What other tabs of this page do to a chat is seen here; `null`: all are gone. */
+const others = typeof BroadcastChannel === "undefined" ? null : new BroadcastChannel("penstock.chats");
+
+export function whenChanged(tell: (id: string | null) => void): void {
+  others?.addEventListener("message", (event) => tell(typeof event.data === "string" ? event.data : null));
+}
+
+export const loadChat = async (id: string): Promise<Chat | undefined> => (await database()).get("chats", id);
 export const loadChats = async (): Promise<Chat[]> => (await database()).getAll("chats");
-export const saveChat = async (chat: Chat): Promise<unknown> => (await database()).put("chats", chat);
-export const dropChat = async (id: string): Promise<void> => (await database()).delete("chats", id);
-export const dropAll = async (): Promise<void> => (await database()).clear("chats");
+
+export async function saveChat(chat: Chat): Promise<void> {
+  await (await database()).put("chats", chat);
+  others?.postMessage(chat.id);
+}
+
+export async function dropChat(id: string): Promise<void> {
+  await (await database()).delete("chats", id);
+  others?.postMessage(id);
+}
+
+export async function dropAll(): Promise<void> {
+  await (await database()).clear("chats");
+  others?.postMessage(null);
+}

@@ -7,6 +7,8 @@ import type { Node, Stats } from "./types";
 
 /** A longer pause between two paintings leaves the browser time for scrolling and typing. */
 const FRAME = 40;
+/** How often an unfinished answer is stored, in ms: a page that is closed loses no more. */
+const KEEP = 2000;
 
 /** Say `content` below `parent` (null: first), and have it answered. */
 export function say(chat: string, parent: string | null, content: string): void {
@@ -64,7 +66,7 @@ function conversation(chatId: string, last: string | null, system: string): Chat
   return system.trim() ? [{ role: "system", content: system }, ...said] : said;
 }
 
-/** One answer as it comes in. The store is told every `FRAME` ms, storage only at the end. */
+/** One answer as it comes in. The store is told every `FRAME` ms, storage every `KEEP` ms and at the end. */
 class Work {
   private text: string;
   private reasoning: string;
@@ -74,6 +76,7 @@ class Work {
   private pieces = 0;
   private usage: Usage | null = null;
   private reason: string | undefined;
+  private kept = this.began;
   private timer: ReturnType<typeof setTimeout> | null = null;
 
   constructor(
@@ -101,7 +104,10 @@ class Work {
 
   private show(): void {
     this.timer = null;
-    useChats.getState().change(this.chat, this.node.id, this.content(), false);
+    const now = performance.now();
+    const keep = now - this.kept > KEEP;
+    if (keep) this.kept = now;
+    useChats.getState().change(this.chat, this.node.id, this.content(), keep);
   }
 
   private content(): Partial<Node> {

@@ -59,6 +59,7 @@ export const Message = memo(
         {node.failure ? <FailureCard failure={node.failure} onRetry={retry} /> : null}
         {writing ? null : (
           <div className="actions">
+            <Figures node={node} />
             <Switcher chat={chat} node={node} />
             {node.content ? <CopyButton text={node.content} /> : null}
             {node.failure ? null : (
@@ -67,12 +68,11 @@ export const Message = memo(
                 <RefreshCw size={15} />
               </button>
             )}
-            {last && node.content && (node.finish === "length" || node.finish === "stopped") ? (
+            {last && node.content && !node.failure && node.finish !== "stop" && node.finish !== "tool_calls" ? (
               <button className="chip" onClick={() => proceed(chat.id, node)}>
                 <CornerDownRight size={14} /> {words.proceed}
               </button>
             ) : null}
-            <Figures node={node} />
           </div>
         )}
       </article>

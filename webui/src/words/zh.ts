@@ -84,7 +84,7 @@ export const zh: Words = {
   userSays: "您说",
   modelSays: "模型说",
   scrollDown: "回到最新",
-  suggestions: ["你能做什么？", "智利的首都是哪里？", "讲一个小故事", "用中文介绍一下你自己"],
+  suggestions: ["你能做什么？", "智利的首都是哪里？", "讲一个小故事", "介绍一下你自己"],
   status: { connecting: "连接中…", ready: "就绪", unauthorized: "需要 API 密钥", unreachable: "无法连接" },
   keyTitle: "此服务器需要 API 密钥",
   keyText: "密钥只保存在此标签页中，关闭标签页后即清除。",

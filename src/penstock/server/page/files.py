@@ -23,6 +23,7 @@ TYPES = {
     "woff2": "font/woff2",
     "json": "application/json",
     "webmanifest": "application/manifest+json",
+    "md": "text/plain; charset=utf-8",
     "txt": "text/plain; charset=utf-8",
 }
 POLICY = "; ".join((
@@ -43,7 +44,7 @@ HEADERS = {
 }
 _HASHED = re.compile(r".+-[A-Za-z0-9_-]{8}\.[a-z0-9]+")
 _SMALL = 1024
-_PACKED = frozenset({"html", "js", "css", "svg", "json", "webmanifest", "txt"})
+_PACKED = frozenset({"html", "js", "css", "svg", "json", "webmanifest", "md", "txt"})
 
 
 @dataclass(frozen=True, slots=True)

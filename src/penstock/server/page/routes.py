@@ -33,19 +33,23 @@ async def asset(call: Call) -> Reply:
 
 async def info(call: Call) -> Reply:
     """The models and their limits, for the page."""
+    call.state.keys.check(call.headers)
     return reply(numbers.info(call.state), headers={"Cache-Control": "no-store"})
 
 
 async def stats(call: Call) -> Reply:
     """The engine in numbers, for the page."""
+    call.state.keys.check(call.headers)
     return reply(numbers.stats(call.state), headers={"Cache-Control": "no-store"})
 
 
 def dialect() -> Dialect:
+    """``public`` also because polls are no requests under way, and are answered while the server drains; what tells
+    something checks the key itself."""
     endpoints = (
         Endpoint("GET", "/", index, public=True),
-        Endpoint("GET", "/page/info", info),
-        Endpoint("GET", "/page/stats", stats),
+        Endpoint("GET", "/page/info", info, public=True),
+        Endpoint("GET", "/page/stats", stats, public=True),
         Endpoint("GET", "/page/{name:path}", asset, public=True),
     )
     return Dialect("page", endpoints, error)
