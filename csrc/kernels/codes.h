@@ -1,4 +1,5 @@
-// What the codes and scales of a chunk (formats/quant.h) are: bytes for whole-number dot products, or floats.
+// What the codes and scales of a chunk (formats/quant.h) are: bytes for
+// whole-number dot products, or floats.
 #pragma once
 #include "kernels/table.h"
 
@@ -13,7 +14,8 @@ inline F scale_at(const std::byte* p, bool half, int64_t i) {
                 : load(reinterpret_cast<const float*>(p) + i * 16);
 }
 
-// Scales of `groups` groups to s, and to z what is added after scaling (nothing where zeros are constant): w = s * code
+// Scales of `groups` groups to s, and to z what is added after scaling (nothing
+// where zeros are constant): w = s * code
 // + z, or s * (code - zero). Group g goes to s + g * ld.
 void chunk_scales(const Quant& q, const ChunkLayout& at, const std::byte* chunk, int64_t groups, float* s, float* z,
                   int64_t ld) {
@@ -50,73 +52,70 @@ void chunk_scales(const Quant& q, const ChunkLayout& at, const std::byte* chunk,
     }
 }
 
-// Lines of a byte each for the inputs [from, to) of a chunk's codes; `from` begins a unit.
+// No code needs all eight bits, unsigned.
+constexpr bool is_small(CodeKind kind) {
+    return kind != CodeKind::u8 && kind != CodeKind::iq4 && kind != CodeKind::e4m3;
+}
+
+// Line `kLine` of a unit of codes: a byte each for the inputs 4 * kLine and on.
+template <CodeKind kKind, int kLine>
+inline Codes codes_of(const std::byte* unit) {
+    const auto line = [&](int i) { return load_codes(unit + i * kLineBytes); };
+    if constexpr (kKind == CodeKind::u8 || kKind == CodeKind::e4m3) {
+        return line(kLine);
+    } else if constexpr (kKind == CodeKind::u4) {
+        return bits<4 * kLine, 4>(line(0));
+    } else if constexpr (kKind == CodeKind::iq4) {
+        return lookup(kIq4, bits<4 * kLine, 4>(line(0)));
+    } else if constexpr (kKind == CodeKind::u2) {
+        return bits<2 * kLine, 2>(line(0));
+    } else if constexpr (kKind == CodeKind::u6) {
+        return join(bits<kLine % 2 * 4, 4>(line(kLine / 2)), moved<2 * kLine, 2, 4>(line(2)));
+    } else if constexpr (kKind == CodeKind::u5) {
+        return join(bits<kLine % 2 * 4, 4>(line(kLine / 2)), moved<kLine, 1, 4>(line(4)));
+    } else {
+        return join(bits<kLine % 4 * 2, 2>(line(kLine / 4)), moved<kLine, 1, 2>(line(2)));
+    }
+}
+
+template <CodeKind kKind, int kLine = 0>
+inline void unpack_unit(const std::byte* unit, uint8_t* out) {
+    store_codes(out + kLine * kLineBytes, codes_of<kKind, kLine>(unit));
+    if constexpr (kLine + 1 < unit_inputs(kKind) / 4) unpack_unit<kKind, kLine + 1>(unit, out);
+}
+template <CodeKind kKind>
+inline void unpack_units(const std::byte* codes, int64_t from, int64_t to, uint8_t* out) {
+    constexpr int kUnit = unit_inputs(kKind), kBytes = unit_lines(kKind) * kLineBytes;
+    for (int64_t i = from; i < to; i += kUnit, out += kUnit * 16) unpack_unit<kKind>(codes + i / kUnit * kBytes, out);
+}
+
+// Lines of a byte each for the inputs [from, to) of a chunk's codes; `from`
+// begins a unit.
 void unpack(CodeKind kind, const std::byte* codes, int64_t from, int64_t to, uint8_t* out) {
-    const int unit = unit_inputs(kind);
-    const std::byte* p = codes + from / unit * unit_lines(kind) * kLineBytes;
-    const auto line = [&](int i) { return load_codes(p + i * kLineBytes); };
-    const auto put = [&](int i, Codes c) { store_codes(out + i * kLineBytes, c); };
-    for (int64_t i = from; i < to; i += unit, p += unit_lines(kind) * kLineBytes, out += unit / 4 * kLineBytes) {
-        const Codes a = line(0);
-        switch (kind) {
-            case CodeKind::u8:
-            case CodeKind::e4m3:
-                put(0, a);
-                break;
-            case CodeKind::u4:
-                put(0, bits<0, 4>(a));
-                put(1, bits<4, 4>(a));
-                break;
-            case CodeKind::iq4:
-                put(0, lookup(kIq4, bits<0, 4>(a)));
-                put(1, lookup(kIq4, bits<4, 4>(a)));
-                break;
-            case CodeKind::u2:
-                put(0, bits<0, 2>(a));
-                put(1, bits<2, 2>(a));
-                put(2, bits<4, 2>(a));
-                put(3, bits<6, 2>(a));
-                break;
-            case CodeKind::u6: {
-                const Codes b = line(1), top = line(2);
-                put(0, join<4>(bits<0, 4>(a), bits<0, 2>(top)));
-                put(1, join<4>(bits<4, 4>(a), bits<2, 2>(top)));
-                put(2, join<4>(bits<0, 4>(b), bits<4, 2>(top)));
-                put(3, join<4>(bits<4, 4>(b), bits<6, 2>(top)));
-                break;
-            }
-            case CodeKind::u5: {
-                const Codes b = line(1), c = line(2), d = line(3), top = line(4);
-                put(0, join<4>(bits<0, 4>(a), bits<0, 1>(top)));
-                put(1, join<4>(bits<4, 4>(a), bits<1, 1>(top)));
-                put(2, join<4>(bits<0, 4>(b), bits<2, 1>(top)));
-                put(3, join<4>(bits<4, 4>(b), bits<3, 1>(top)));
-                put(4, join<4>(bits<0, 4>(c), bits<4, 1>(top)));
-                put(5, join<4>(bits<4, 4>(c), bits<5, 1>(top)));
-                put(6, join<4>(bits<0, 4>(d), bits<6, 1>(top)));
-                put(7, join<4>(bits<4, 4>(d), bits<7, 1>(top)));
-                break;
-            }
-            case CodeKind::u3: {
-                const Codes b = line(1), top = line(2);
-                put(0, join<2>(bits<0, 2>(a), bits<0, 1>(top)));
-                put(1, join<2>(bits<2, 2>(a), bits<1, 1>(top)));
-                put(2, join<2>(bits<4, 2>(a), bits<2, 1>(top)));
-                put(3, join<2>(bits<6, 2>(a), bits<3, 1>(top)));
-                put(4, join<2>(bits<0, 2>(b), bits<4, 1>(top)));
-                put(5, join<2>(bits<2, 2>(b), bits<5, 1>(top)));
-                put(6, join<2>(bits<4, 2>(b), bits<6, 1>(top)));
-                put(7, join<2>(bits<6, 2>(b), bits<7, 1>(top)));
-                break;
-            }
-        }
+    switch (kind) {
+        case CodeKind::u8:
+        case CodeKind::e4m3:
+            return unpack_units<CodeKind::u8>(codes, from, to, out);
+        case CodeKind::u4:
+            return unpack_units<CodeKind::u4>(codes, from, to, out);
+        case CodeKind::iq4:
+            return unpack_units<CodeKind::iq4>(codes, from, to, out);
+        case CodeKind::u2:
+            return unpack_units<CodeKind::u2>(codes, from, to, out);
+        case CodeKind::u6:
+            return unpack_units<CodeKind::u6>(codes, from, to, out);
+        case CodeKind::u5:
+            return unpack_units<CodeKind::u5>(codes, from, to, out);
+        case CodeKind::u3:
+            return unpack_units<CodeKind::u3>(codes, from, to, out);
     }
 }
 
 constexpr int kFloatInputs = 64;  // turned into floats at once, so that they stay in the first cache
 
-// The weights [input][16] of the inputs [from, to) of a chunk whose first group is `first`, codes filled up counted in
-// `from` and `to` (at most kFloatInputs apart, a multiple of that at the start) but left out. Returns how many.
+// The weights [input][16] of the inputs [from, to) of a chunk whose first group
+// is `first`, codes filled up counted in `from` and `to` (at most kFloatInputs
+// apart, a multiple of that at the start) but left out. Returns how many.
 int64_t expand(const Quant& q, const std::byte* codes, int64_t first, int64_t from, int64_t to, const float* s,
                const float* z, int64_t ld, float* out) {
     alignas(64) uint8_t line[kFloatInputs * 16];

@@ -1,5 +1,6 @@
-// Dot products of panels of rows with tiles of quantised weights, chunk by chunk: what scales a chunk is made ready
-// once for all panels, and so are its codes where their form asks for it. Each output takes its groups in order, so
+// Dot products of panels of rows with tiles of quantised weights, chunk by
+// chunk: what scales a chunk is made ready once for all panels, and so are its
+// codes where their form asks for it. Each output takes its groups in order, so
 // neither the number of rows nor that of panels shows in the bits.
 #pragma once
 #include "kernels/codes.h"
@@ -8,10 +9,11 @@
 namespace penstock {
 namespace {
 
-// Tiles in flight for so many rows: two kinds of accumulators share the registers.
+// Tiles in flight for so many rows: two kinds of accumulators share the
+// registers.
 constexpr int quant_tiles_for(int rows) {
     if (kMaxTiles == 1) return 1;
-    if (kAccumulators >= 24) return rows == 1 ? 2 : rows <= 4 ? 4 : 2;
+    if (kAccumulators >= 24) return rows == 1 ? 2 : rows <= 6 ? 4 : 3;
     return rows == 1 ? 2 : 1;
 }
 constexpr int kMostTiles = 4;
@@ -30,16 +32,28 @@ struct GroupRun {
 };
 using GroupKernel = void (*)(const GroupRun&);
 
-// A panel of quantised inputs: for each step [scale][row], [sum][row], then words of four inputs [word][row].
-template <bool kNibbles, int R, int T>
+// Four inputs of every row.
+template <CodeKind kKind, int kLine, int R, int T>
+inline void dot_words(I (&acc)[R][T], const std::byte* w, int64_t stride, const uint32_t* a) {
+    Codes line[T];
+#pragma GCC unroll 16
+    for (int t = 0; t < T; t++) line[t] = codes_of<kKind, kLine>(w + t * stride);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) {
+        const Codes x = broadcast_codes(a[r]);
+#pragma GCC unroll 16
+        for (int t = 0; t < T; t++)
+            acc[r][t] = is_small(kKind) ? dot_small(acc[r][t], line[t], x) : dot(acc[r][t], line[t], x);
+    }
+}
+
+// A panel of quantised inputs: for each step [scale][row], [sum][row], then
+// words of four inputs [word][row]. Results stay in memory between steps, so
+// that all registers are there for the whole numbers.
+template <CodeKind kKind, int R, int T>
 void dot_groups(const GroupRun& b) {
     const std::byte* w = b.codes;
     const uint32_t* a = b.panel;
-    F f[R][T];
-#pragma GCC unroll 16
-    for (int r = 0; r < R; r++)
-#pragma GCC unroll 16
-        for (int t = 0; t < T; t++) f[r][t] = load(b.y + r * b.ldy + t * kTile);
     for (int64_t g = 0; g < b.groups; g++) {
         const float* scales = b.scales + g * T * kTile;
         for (int64_t left = g + 1 < b.groups ? b.padded : b.last; left > 0;) {
@@ -51,52 +65,54 @@ void dot_groups(const GroupRun& b) {
             for (int r = 0; r < R; r++)
 #pragma GCC unroll 16
                 for (int t = 0; t < T; t++) acc[r][t] = set_i(-b.zero * static_cast<int32_t>(head[R + r]));
-            for (int64_t i = 0; i < n; i += 8, a += 2 * R) {
-                Codes low[T], high[T];
-#pragma GCC unroll 16
-                for (int t = 0; t < T; t++) {
-                    const Codes line = load_codes(w + t * b.stride);
-                    low[t] = kNibbles ? bits<0, 4>(line) : line;
-                    high[t] = kNibbles ? bits<4, 4>(line) : load_codes(w + t * b.stride + kLineBytes);
+            constexpr int kUnit = unit_inputs(kKind) < 8 ? 8 : unit_inputs(kKind);
+            constexpr int kUnitBytes = kUnit / unit_inputs(kKind) * unit_lines(kKind) * kLineBytes;
+            for (int64_t i = 0; i < n; i += kUnit, a += kUnit / 4 * R, w += kUnitBytes) {
+                dot_words<kKind, 0>(acc, w, b.stride, a);
+                dot_words<kKind, 1>(acc, w, b.stride, a + R);
+                if constexpr (kUnit > 8) {
+                    dot_words<kKind, 2>(acc, w, b.stride, a + 2 * R);
+                    dot_words<kKind, 3>(acc, w, b.stride, a + 3 * R);
                 }
-                w += kNibbles ? kLineBytes : 2 * kLineBytes;
-#pragma GCC unroll 16
-                for (int r = 0; r < R; r++) {
-                    const Codes x = broadcast_codes(a[r]), y = broadcast_codes(a[R + r]);
-#pragma GCC unroll 16
-                    for (int t = 0; t < T; t++) {
-                        acc[r][t] = kNibbles ? dot_small(acc[r][t], low[t], x) : dot(acc[r][t], low[t], x);
-                        acc[r][t] = kNibbles ? dot_small(acc[r][t], high[t], y) : dot(acc[r][t], high[t], y);
-                    }
+                if constexpr (kUnit > 16) {
+                    dot_words<kKind, 4>(acc, w, b.stride, a + 4 * R);
+                    dot_words<kKind, 5>(acc, w, b.stride, a + 5 * R);
+                    dot_words<kKind, 6>(acc, w, b.stride, a + 6 * R);
+                    dot_words<kKind, 7>(acc, w, b.stride, a + 7 * R);
                 }
             }
             left -= n;
 #pragma GCC unroll 16
-            for (int t = 0; t < T; t++) {
-                const F s = load(scales + t * kTile);
+            for (int r = 0; r < R; r++)
 #pragma GCC unroll 16
-                for (int r = 0; r < R; r++)
-                    f[r][t] = fma(to_float(acc[r][t]), s * set(__builtin_bit_cast(float, head[r])), f[r][t]);
-            }
-            if (b.shifts != nullptr) {
-                F x[R];
-#pragma GCC unroll 16
-                for (int r = 0; r < R; r++)
-                    x[r] =
-                        set(__builtin_bit_cast(float, head[r]) * static_cast<float>(static_cast<int32_t>(head[R + r])));
+                for (int t = 0; t < T; t++) hold(acc[r][t]);
+            if (b.shifts == nullptr) {
 #pragma GCC unroll 16
                 for (int t = 0; t < T; t++) {
-                    const F z = load(b.shifts + (g * T + t) * kTile);
+                    const F s = load(scales + t * kTile);
 #pragma GCC unroll 16
-                    for (int r = 0; r < R; r++) f[r][t] = fma(z, x[r], f[r][t]);
+                    for (int r = 0; r < R; r++) {
+                        float* y = b.y + r * b.ldy + t * kTile;
+                        store(y, fma(to_float(acc[r][t]), s * set(__builtin_bit_cast(float, head[r])), load(y)));
+                    }
+                }
+                continue;
+            }
+            F sums[R];
+#pragma GCC unroll 16
+            for (int r = 0; r < R; r++) sums[r] = set(static_cast<float>(static_cast<int32_t>(head[R + r])));
+#pragma GCC unroll 16
+            for (int t = 0; t < T; t++) {
+                const F s = load(scales + t * kTile), z = load(b.shifts + (g * T + t) * kTile);
+#pragma GCC unroll 16
+                for (int r = 0; r < R; r++) {
+                    float* y = b.y + r * b.ldy + t * kTile;
+                    const F sum = fma(to_float(acc[r][t]), s, z * sums[r]);
+                    store(y, fma(sum, set(__builtin_bit_cast(float, head[r])), load(y)));
                 }
             }
         }
     }
-#pragma GCC unroll 16
-    for (int r = 0; r < R; r++)
-#pragma GCC unroll 16
-        for (int t = 0; t < T; t++) store(b.y + r * b.ldy + t * kTile, f[r][t]);
 }
 
 // n inputs as floats [tile][kFloatInputs][16] against a panel of floats.
@@ -136,13 +152,18 @@ void dot_floats(const FloatRun& b) {
 
 // The kernels by rows and tiles.
 struct QuantKernels {
-    GroupKernel bytes[kMaxRows + 1][kMostTiles + 1] = {}, nibbles[kMaxRows + 1][kMostTiles + 1] = {};
+    using Groups = GroupKernel[kMaxRows + 1][kMostTiles + 1];
+    Groups u8 = {}, u4 = {}, u2 = {}, u5 = {}, u6 = {}, iq4 = {};
     FloatKernel floats[kMaxRows + 1][kMostTiles + 1] = {};
 
     template <int R, int T>
     constexpr void fill() {
-        bytes[R][T] = dot_groups<false, R, T>;
-        nibbles[R][T] = dot_groups<true, R, T>;
+        u8[R][T] = dot_groups<CodeKind::u8, R, T>;
+        u4[R][T] = dot_groups<CodeKind::u4, R, T>;
+        u2[R][T] = dot_groups<CodeKind::u2, R, T>;
+        u5[R][T] = dot_groups<CodeKind::u5, R, T>;
+        u6[R][T] = dot_groups<CodeKind::u6, R, T>;
+        iq4[R][T] = dot_groups<CodeKind::iq4, R, T>;
         floats[R][T] = dot_floats<R, T>;
     }
     template <int R>
@@ -153,6 +174,27 @@ struct QuantKernels {
         if constexpr (R > 1) fill_rows<R - 1>();
     }
     constexpr QuantKernels() { fill_rows<kMaxRows>(); }
+    // Those that read codes as they lie; null where there are none.
+    const Groups* of(CodeKind kind) const {
+        switch (kind) {
+            case CodeKind::u8:
+                return &u8;
+            case CodeKind::u4:
+                return &u4;
+            case CodeKind::u2:
+                return &u2;
+            case CodeKind::u5:
+                return &u5;
+            case CodeKind::u6:
+                return &u6;
+            case CodeKind::iq4:
+                return &iq4;
+            case CodeKind::u3:
+            case CodeKind::e4m3:
+                break;
+        }
+        return nullptr;
+    }
 };
 constexpr QuantKernels kQuantKernels;
 
@@ -194,9 +236,14 @@ struct QuantWork {
     }
 
     void run_codes() {
-        alignas(64) uint8_t bytes[kMostTiles * kChunkInputs * 16];
+        // A line more for each tile, so that their lines do not fall upon each
+        // other in the cache.
+        constexpr int64_t kStride = kChunkInputs * 16 + kLineBytes;
+        alignas(64) uint8_t bytes[kMostTiles * kStride];
         const int64_t count = q.groups(), row_words = q.row_words();
-        const bool nibbles = q.codes == CodeKind::u4, direct = nibbles || q.codes == CodeKind::u8;
+        // For several panels it pays to take apart once what several lines make up.
+        const bool direct = kQuantKernels.of(q.codes) != nullptr && (b.panels == 1 || unit_inputs(q.codes) <= 8);
+        const QuantKernels::Groups& kernels = *kQuantKernels.of(direct ? q.codes : CodeKind::u8);
         GroupRun run{};
         run.shifts = q.zeros == ZeroKind::constant ? nullptr : shifts;
         run.scales = scales;
@@ -213,7 +260,7 @@ struct QuantWork {
             run.stride = b.weight->tile_bytes;
             if (!direct) {
                 const int64_t inputs = (run.groups - 1) * run.padded + run.last;
-                run.stride = kChunkInputs * 16;
+                run.stride = kStride;
                 for (int t = 0; t < tiles; t++)
                     unpack(q.codes, chunk + t * b.weight->tile_bytes + at.codes, 0, inputs, bytes + t * run.stride);
                 run.codes = reinterpret_cast<const std::byte*>(bytes);
@@ -222,7 +269,7 @@ struct QuantWork {
             panels(row_words, [&](const uint32_t* panel, int rows, float* to) {
                 run.panel = panel + words * rows;
                 run.y = to;
-                (nibbles ? kQuantKernels.nibbles : kQuantKernels.bytes)[rows][tiles](run);
+                kernels[rows][tiles](run);
             });
         }
     }
@@ -259,7 +306,8 @@ void quant_tiles(const QuantBlock& b) {
     int rows = 0, most = 0;
     for (int p = 0; p < b.panels; p++) rows += b.rows[p], most = b.rows[p] > most ? b.rows[p] : most;
     for (int r = 0; r < rows; r++) std::memset(b.y + r * b.ldy, 0, static_cast<size_t>(b.count) * kTile * 4);
-    // Panels differ by a row at most: what suits the larger one is there for the smaller one too, or two tiles are.
+    // Panels differ by a row at most: what suits the larger one is there for the
+    // smaller one too, or two tiles are.
     int at_once = quant_tiles_for(most);
     for (int p = 0; p < b.panels; p++)
         if (quant_tiles_for(b.rows[p]) != at_once) at_once = kMostTiles < 2 || quant_tiles_for(b.rows[p]) < 2 ? 1 : 2;
@@ -274,7 +322,8 @@ void quant_tiles(const QuantBlock& b) {
     }
 }
 
-// One row of quantised inputs into a panel; x is in the order of the packed inputs.
+// One row of quantised inputs into a panel; x is in the order of the packed
+// inputs.
 void quantise_row(const Quant& q, const float* x, uint32_t* panel, int rows, int row) {
     const auto largest = [](const float* p, int64_t n) {
         F most = zero(), bad = zero();  // infinities and NaN make the scale NaN

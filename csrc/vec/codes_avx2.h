@@ -1,4 +1,5 @@
-// Sixteen lanes of whole numbers as two AVX registers; the meaning of each function is in vec/codes_generic.h.
+// Sixteen lanes of whole numbers as two AVX registers; the meaning of each
+// function is in vec/codes_generic.h.
 #pragma once
 #include "vec/avx2.h"
 
@@ -29,15 +30,22 @@ inline Codes bits(Codes x) {
     return {_mm256_and_si256(_mm256_srli_epi16(x.a, Shift), mask),
             _mm256_and_si256(_mm256_srli_epi16(x.b, Shift), mask)};
 }
-template <int Shift>
-inline Codes join(Codes x, Codes y) {
-    return {_mm256_or_si256(x.a, _mm256_slli_epi16(y.a, Shift)), _mm256_or_si256(x.b, _mm256_slli_epi16(y.b, Shift))};
+template <int Shift, int Count, int To>
+inline __m256i moved(__m256i x) {
+    const __m256i there = Shift > To ? _mm256_srli_epi16(x, Shift - To) : _mm256_slli_epi16(x, To - Shift);
+    return _mm256_and_si256(there, _mm256_set1_epi8(static_cast<char>(((1 << Count) - 1) << To)));
 }
+template <int Shift, int Count, int To>
+inline Codes moved(Codes x) {
+    return {moved<Shift, Count, To>(x.a), moved<Shift, Count, To>(x.b)};
+}
+inline Codes join(Codes x, Codes y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
 inline Codes lookup(const uint8_t* table, Codes x) {
     const __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
     return {_mm256_shuffle_epi8(t, x.a), _mm256_shuffle_epi8(t, x.b)};
 }
-// Even and odd bytes apart, as 16-bit numbers: their products in pairs never overflow.
+// Even and odd bytes apart, as 16-bit numbers: their products in pairs never
+// overflow.
 inline __m256i dot(__m256i acc, __m256i w, __m256i x) {
     const __m256i low = _mm256_set1_epi16(255);
     const __m256i even = _mm256_madd_epi16(_mm256_and_si256(w, low), _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
@@ -50,6 +58,8 @@ inline __m256i dot_small(__m256i acc, __m256i w, __m256i x) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
 }
 inline I dot_small(I acc, Codes w, Codes x) { return {dot_small(acc.a, w.a, x.a), dot_small(acc.b, w.b, x.b)}; }
+
+inline void hold(I& x) { asm("" : "+x"(x.a), "+x"(x.b)); }
 
 template <int J>
 inline F byte(Codes x) {

@@ -1,4 +1,5 @@
-// Sixteen lanes of whole numbers as one AVX-512 register; the meaning of each function is in vec/codes_generic.h.
+// Sixteen lanes of whole numbers as one AVX-512 register; the meaning of each
+// function is in vec/codes_generic.h.
 #pragma once
 #include "vec/avx512.h"
 
@@ -21,16 +22,23 @@ inline Codes bits(Codes a) {
     const __m512i mask = _mm512_set1_epi8(static_cast<char>((1 << Count) - 1));
     return {_mm512_and_si512(Shift == 0 ? a.v : _mm512_srli_epi16(a.v, Shift), mask)};
 }
-template <int Shift>
-inline Codes join(Codes low, Codes high) {
-    return {_mm512_or_si512(low.v, _mm512_slli_epi16(high.v, Shift))};
+template <int Shift, int Count, int To>
+inline Codes moved(Codes a) {
+    const __m512i there = Shift > To   ? _mm512_srli_epi16(a.v, Shift - To)
+                          : Shift < To ? _mm512_slli_epi16(a.v, To - Shift)
+                                       : a.v;
+    return {_mm512_and_si512(there, _mm512_set1_epi8(static_cast<char>(((1 << Count) - 1) << To)))};
 }
+inline Codes join(Codes a, Codes b) { return {_mm512_or_si512(a.v, b.v)}; }
 inline Codes lookup(const uint8_t* table, Codes a) {
     const __m512i t = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
     return {_mm512_shuffle_epi8(t, a.v)};
 }
 inline I dot(I acc, Codes w, Codes x) { return {_mm512_dpbusd_epi32(acc.v, w.v, x.v)}; }
 inline I dot_small(I acc, Codes w, Codes x) { return dot(acc, w, x); }
+
+// In a register, here and now: the compiler shall not keep copies in memory.
+inline void hold(I& a) { asm("" : "+v"(a.v)); }
 
 template <int J>
 inline F byte(Codes a) {

@@ -1,7 +1,9 @@
-// Sixteen lanes of whole numbers as plain arrays: the reference of what every instruction set computes.
+// Sixteen lanes of whole numbers as plain arrays: the reference of what every
+// instruction set computes.
 //
-//   I       16 int32                          Codes   16 lanes of four bytes, as a line of a quantised weight
-//   dot(acc, w, x) adds to each lane the four products of its bytes, w unsigned and x signed
+//   I       16 int32                          Codes   16 lanes of four bytes,
+//   as a line of a quantised weight dot(acc, w, x) adds to each lane the four
+//   products of its bytes, w unsigned and x signed
 #pragma once
 #include "vec/generic.h"
 
@@ -43,11 +45,16 @@ inline Codes bits(Codes a) {
     for (uint8_t& x : a.v) x = static_cast<uint8_t>(x >> Shift & ((1 << Count) - 1));
     return a;
 }
-// low | high << Shift; the bits of `high` must leave none behind.
-template <int Shift>
-inline Codes join(Codes low, Codes high) {
-    for (int i = 0; i < 64; i++) low.v[i] = static_cast<uint8_t>(low.v[i] | high.v[i] << Shift);
-    return low;
+// The same bits, moved to begin at bit To.
+template <int Shift, int Count, int To>
+inline Codes moved(Codes a) {
+    a = bits<Shift, Count>(a);
+    for (uint8_t& x : a.v) x = static_cast<uint8_t>(x << To);
+    return a;
+}
+inline Codes join(Codes a, Codes b) {
+    for (int i = 0; i < 64; i++) a.v[i] |= b.v[i];
+    return a;
 }
 // table[a] for a below 16.
 inline Codes lookup(const uint8_t* table, Codes a) {
@@ -61,6 +68,10 @@ inline I dot(I acc, Codes w, Codes x) {
 }
 // The same where no byte of w is above 127.
 inline I dot_small(I acc, Codes w, Codes x) { return dot(acc, w, x); }
+
+// In a register, here and now, where there is one so wide: the compiler shall
+// not keep copies in memory.
+inline void hold(I&) {}
 
 // Byte J of every lane.
 template <int J>
