@@ -36,7 +36,8 @@ def check_error(answer, status: int = 400, param: str | None = None):
         ("allowed_token_ids", []), ("allowed_token_ids", [10**6]), ("min_tokens", 10**9), ("prompt_logprobs", 10**6),
         ("truncate_prompt_tokens", 0), ("truncate_prompt_tokens", 10**9), ("priority", 1 << 40), ("cache_salt", ""),
         ("request_id", "a\nb"), ("stream", "yes"), ("stream_options", 3), ("model", 7), ("echo", 1),
-        ("suffix", "tail"), ("structured_outputs", {"regex": 5}), ("use_beam_search", 1), ("length_penalty", 2), ("early_stopping", "x"),
+        ("suffix", "tail"), ("structured_outputs", {"regex": 5}), ("use_beam_search", 1), ("length_penalty", 2),
+        ("early_stopping", "x"),
         ("prompt_embeds", "AAAA"), ("chat_template", "{{ 1 }}"), ("bad_words", ["x"]),
     ],
 )  # fmt: skip

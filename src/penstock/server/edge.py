@@ -195,6 +195,9 @@ class _Exchange:
             try:
                 return await endpoint.handler(call)
             except NotLoaded as wish:
+                if wish.name not in self.current.using:  # from now on, so that nobody takes it away in between
+                    self.current.using.append(wish.name)
+                    self.state.library.use(wish.name)
                 await self.state.library.load(self.state, wish.name)
         raise OverloadedError("the model was unloaded before it could answer: try again", 5.0)
 
