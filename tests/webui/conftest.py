@@ -15,9 +15,12 @@ import pytest
 from penstock.async_llm import AsyncLLM
 from tests.server.harness import Server
 
+OTHER_HOST = "penstock.test"
+"""A name of this machine that the browser does not take for it: as if the server were elsewhere."""
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+    f"--host-resolver-rules=MAP {OTHER_HOST} 127.0.0.1",
 ]  # fmt: skip
 PLACES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 LANGUAGES = {"en": "en-US", "zh": "zh-CN"}
@@ -108,7 +111,7 @@ def opened(browser: Any, site: Server, complaints: Complaints) -> Iterator[Opene
             locale=LANGUAGES[language], viewport={"width": width, "height": height}, accept_downloads=True, **options
         )
         contexts.append(context)
-        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        context.grant_permissions(["clipboard-read", "clipboard-write"], origin=site.url)
         page = context.new_page()
         page.set_default_timeout(15_000)
         complaints.listen(page)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.server.harness import Server
-from tests.webui.conftest import answered, answering, ask, picture, until
+from tests.webui.conftest import OTHER_HOST, answered, answering, ask, picture, until
 
 
 def _failing(page: Any, status: int, code: str, **headers: str) -> None:
@@ -106,3 +106,20 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(opened, demo, complaints, langua
         page.wait_for_selector(".message.assistant")
         assert page.get_by_role("dialog").count() == 0
     complaints.clear()
+
+
+def test_plain_http_from_another_machine(opened, demo, complaints):
+    """Browsers keep some of their functions from such pages: names, copying."""
+    with Server(demo, allowed_hosts=(OTHER_HOST,)) as server:
+        page = opened(url=f"http://{OTHER_HOST}:{server.port}")
+        assert page.evaluate("isSecureContext") is False
+        ask(page, "What is the capital of France?")
+        answer = answered(page)
+        assert "Paris" in answer.inner_text()
+        answer.get_by_role("button", name="Copy").click()
+        answer.get_by_role("button", name="Copied").wait_for()
+        page.fill("#composer", "")
+        page.focus("#composer")
+        page.keyboard.press("Control+v")
+        assert "Paris" in page.input_value("#composer")
+    complaints.clear()  # the browser says that it ignores Cross-Origin-Opener-Policy there

@@ -83,7 +83,7 @@ function kindOf(status: number, code: string): Trouble {
   if (code === "context_length_exceeded") return "context";
   if (code === "shutting_down") return "stopping";
   if (code === "model_not_found") return "model";
-  if (status === 401 || status === 403) return "unauthorized";
+  if (status === 401) return "unauthorized";
   if (status === 429) return "busy";
   if (status === 503) return "full";
   if (status === 408 || status === 504) return "timeout";

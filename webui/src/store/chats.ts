@@ -1,5 +1,6 @@
 import { create } from "zustand";
 import * as db from "./db";
+import { newId } from "./id";
 import { useSettings } from "./settings";
 import { pruned, switched, titleOf, withChange, withNode } from "./tree";
 import type { Chat, Node, Setup } from "./types";
@@ -69,7 +70,7 @@ export const useChats = create<Chats>((set, get) => {
     create: (firstWords) => {
       const time = now();
       const chat: Chat = {
-        id: crypto.randomUUID(),
+        id: newId(),
         title: titleOf(firstWords),
         named: false,
         created: time,
@@ -82,7 +83,7 @@ export const useChats = create<Chats>((set, get) => {
       return chat;
     },
     add: (id, node) => {
-      const full: Node = { ...node, id: crypto.randomUUID(), created: now() };
+      const full: Node = { ...node, id: newId(), created: now() };
       update(id, (chat) => withNode(chat, full));
       return full;
     },

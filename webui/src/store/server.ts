@@ -25,7 +25,9 @@ export const useServer = create<ServerState>((set, get) => ({
       const [models, info] = await Promise.all([listModels(), serverInfo().catch(() => get().info)]);
       set({ models, info, status: "ready", askKey: false });
     } catch (error) {
-      if (error instanceof ApiError) get().met(error);
+      if (!(error instanceof ApiError)) throw error;
+      get().met(error);
+      if (get().status === "connecting") set({ status: "unreachable" });
     }
   },
   giveKey: async (key) => {
@@ -33,7 +35,7 @@ export const useServer = create<ServerState>((set, get) => ({
     await get().refresh();
   },
   met: (error) => {
-    if (error.kind === "unauthorized" && error.status === 401) set({ status: "unauthorized", askKey: true });
+    if (error.kind === "unauthorized") set({ status: "unauthorized", askKey: true });
     else if (error.kind === "unreachable") set({ status: "unreachable" });
   },
   closeKey: () => set({ askKey: false }),

@@ -1,4 +1,5 @@
 import { isRecord } from "../api/client";
+import { newId as randomId } from "./id";
 import { ROOT, type Chat, type Node, type Params, type Setup } from "./types";
 
 export const FORMAT = "penstock-chats";
@@ -14,7 +15,7 @@ export function exported(chats: Chat[]): string {
 export class ImportError extends Error {}
 
 /** The chats in a file, every field checked; a chat whose messages do not form trees is refused. */
-export function imported(text: string, newId: () => string = () => crypto.randomUUID()): Chat[] {
+export function imported(text: string, newId: () => string = randomId): Chat[] {
   let file: unknown;
   try {
     file = JSON.parse(text);

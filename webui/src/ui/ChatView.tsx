@@ -37,6 +37,9 @@ export function ChatView({ chatId, onMenu }: Props) {
     if (loaded && chatId && !chat) go.newChat();
   }, [loaded, chatId, chat]);
 
+  const title = chat?.title;
+  useEffect(() => void (document.title = title ? `${title} – penstock` : "penstock"), [title]);
+
   const change = useCallback(
     (next: Setup) => {
       set({ setup: next });

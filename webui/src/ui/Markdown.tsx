@@ -2,6 +2,7 @@ import { memo, useLayoutEffect, useMemo, useReducer, useRef, type MouseEvent } f
 import { useWords } from "../i18n";
 import { enhance, whenBetter } from "../markdown/enhance";
 import { blocks, render, type Block } from "../markdown/render";
+import { copyText } from "./clipboard";
 
 /** A text that may still grow: only blocks that changed are drawn again. */
 export function Markdown({ text }: { text: string }) {
@@ -12,7 +13,8 @@ export function Markdown({ text }: { text: string }) {
     const button = event.target instanceof Element ? event.target.closest(".code-copy") : null;
     const code = button?.closest(".code-box")?.querySelector("code")?.textContent;
     if (!button || code === undefined || code === null) return;
-    void navigator.clipboard.writeText(code.replace(/\n$/, "")).then(() => {
+    void copyText(code.replace(/\n$/, "")).then((done) => {
+      if (!done) return;
       button.textContent = words.copied;
       setTimeout(() => (button.textContent = words.copy), 1500);
     });

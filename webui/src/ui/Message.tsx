@@ -5,6 +5,7 @@ import { useChats } from "../store/chats";
 import { answer, proceed, say, speed } from "../store/generate";
 import { children } from "../store/tree";
 import type { Chat, Node, Stats } from "../store/types";
+import { copyText } from "./clipboard";
 import { useGrow } from "./Composer";
 import { FailureCard } from "./FailureCard";
 import { Markdown } from "./Markdown";
@@ -111,8 +112,8 @@ function CopyButton({ text }: { text: string }) {
   const words = useWords();
   const [done, setDone] = useState(false);
   const copy = () =>
-    void navigator.clipboard.writeText(text).then(() => {
-      setDone(true);
+    void copyText(text).then((copied) => {
+      setDone(copied);
       setTimeout(() => setDone(false), 1500);
     });
   const name = done ? words.copied : words.copy;
