@@ -3,10 +3,13 @@ those of the reference with quantised inputs, and a weight stays as small in mem
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from penstock.errors import ConfigError
 from tests.harness import open_runner
 from tests.helpers import golden
 
@@ -71,3 +74,41 @@ def test_int8_path(name: str) -> None:
             assert near(logits, arrays[f"{prompt}_logits"])
             if "w8a8" in name:  # whose reference rounds as we do; a value on the edge may fall to the other side
                 assert np.abs(logits - arrays[f"{prompt}_logits_actint8"]).max() < 0.05
+
+
+SAMPLE = (
+    ("fmt_awq_g128_llama", "ckpt"), ("fmt_gptq_int4_sym_desc_g128_qwen2", "ckpt"), ("fmt_ct_w8a8_llama", "ckpt"),
+    ("fmt_fp8_block_qwen2", "ckpt"), ("gguf_llama", "Q3_K_M.gguf"), ("gguf_mixtral", "Q4_K_M.gguf"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("folder", "file"), SAMPLE)
+@pytest.mark.parametrize("activation", ["float", "int8"])
+def test_same_bits_in_pieces_in_company_and_unfused(folder: str, file: str, activation: str) -> None:
+    ids = np.random.default_rng(3).integers(0, 128, 40).tolist()
+    expected = None
+    for mode, threads, chunks in (("static", 1, None), ("static", 2, [1, 7, 3]), ("dynamic", 3, [25])):
+        how: dict[str, Any] = {"activation": activation, "mode": mode, "threads": threads}
+        with open_runner(golden(folder) / file, "native", compute="auto", **how) as runner:
+            logits = runner.prefill(ids, chunks)
+            other, same = runner.add(ids[:9]), runner.add(ids)
+            _, together = runner.step([(other, 9), (same, 40)])[0]
+        expected = logits if expected is None else expected
+        assert np.array_equal(logits, expected)
+        assert np.array_equal(together, expected)
+
+
+@pytest.mark.parametrize(("name", "most"), [("Q4_K_M", 1.1), ("Q6_K", 1.1), ("Q2_K", 1.25), ("Q8_0", 1.1)])
+def test_memory_stays_near_the_size_of_the_file(name: str, most: float) -> None:
+    path = golden("gguf_llama") / f"{name}.gguf"
+    with open_runner(path, "native") as runner:
+        assert runner.executor.memory.weights < most * path.stat().st_size
+
+
+def test_what_cannot_be() -> None:
+    path = golden("fmt_awq_g128_llama") / "ckpt"
+    with (
+        pytest.raises(ConfigError, match="activation must be one of auto, float, int8"),
+        open_runner(path, "native", activation="int4"),
+    ):
+        pass
