@@ -17,7 +17,7 @@ AREAS = {
     "csrc headers": ("csrc", "*.h"),
     "tests": ("tests", "*.py"),
     "tools, scripts, benchmarks": ("tools scripts benchmarks", "*.py"),
-    "web interface": ("webui", "*.[jhct]*"),
+    "web interface": ("webui/src webui/tests", "*.[ct]s*"),
 }
 LONG_FILE, TOO_LONG_FILE, LONG_FUNCTION = 300, 450, 60
 
