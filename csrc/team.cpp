@@ -2,6 +2,7 @@
 
 #include <linux/futex.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -51,7 +52,12 @@ Team::Team(int count, bool pinned) : count_(std::max(count, 1)), pid_(getpid()) 
     for (int i = 0; i < count_; i++) seats_.push_back({this, i});
     for (int i = 1; i < count_; i++) {
         pthread_t thread;
+        // Signals are for the caller's threads: one that a worker took would not wake who waits for it (Ctrl-C).
+        sigset_t all, before;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
         const int error = pthread_create(&thread, nullptr, &Team::thread_main, &seats_[i]);
+        pthread_sigmask(SIG_SETMASK, &before, nullptr);
         if (error != 0) {
             shut_down();
             throw std::runtime_error("cannot start thread " + std::to_string(i + 1) + " of " + std::to_string(count_) +

@@ -102,6 +102,7 @@ def choose(x: F32, batch: SamplingBatch, i: int) -> int:
     x = x / batch.temperature[i]
     ids: I64 = np.flatnonzero(np.isfinite(x))
     top_k, top_p, min_p = int(batch.top_k[i]), float(batch.top_p[i]), float(batch.min_p[i])
+    top_k = 0 if top_k >= len(x) else top_k  # cuts nothing
     if top_k > 0 or top_p < 1 or min_p > 0:
         ids = ids[np.argsort(-x[ids], kind="stable")]
         if top_k > 0:
