@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -18,7 +20,7 @@ def hidden_of(context: tuple[int, ...]) -> np.ndarray:
 class Hidden:
     """The fake executor, with hidden states that depend on the whole context."""
 
-    def __init__(self, inner):
+    def __init__(self, inner: Any) -> None:
         self.inner = inner
 
     def __getattr__(self, name):
@@ -37,13 +39,13 @@ class Hidden:
         return output
 
 
-def engine_of(**options):
+def engine_of(**options: Any) -> Any:
     engine = make_engine(**options)
     engine.executor = Hidden(engine.executor)
     return engine
 
 
-def pooled(engine) -> dict[str, np.ndarray]:
+def pooled(engine: Any) -> dict[str, np.ndarray]:
     found = {}
     while engine.has_work:
         for update in engine.step():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -47,7 +48,7 @@ def test_a_client_that_comes_late_is_not_paid_for_its_absence():
     late = [engine.add(f"b{i}", [2], greedy(1), client="b") for i in range(3)]
     last = engine.add("a5", [1], greedy(1), client="a")
     run_all(engine)
-    times = [r.metrics.scheduled_time for r in (*late, last)]
+    times = [r.metrics.scheduled_time or 0.0 for r in (*late, last)]
     assert times == sorted(times)  # b0 a3 b1 a4 b2 a5: turn about, not all of b's first or last
 
 
@@ -55,7 +56,8 @@ def test_a_client_that_comes_late_is_not_paid_for_its_absence():
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=60))
 def test_nobody_waits_longer_than_the_others_take_turns(events):
     """Between two requests of one client that both wait, no other client is served more than twice: one turn apart."""
-    turns, waiting, count = Turns(), [], 0
+    turns, count = Turns(), 0
+    waiting: list[Any] = []
     for client, serve in events:
         if serve and waiting:
             waiting.sort()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -50,7 +51,7 @@ def test_legends_name_labels(server):
 
 
 def test_panels_stand_side_by_side():
-    cells = set()
+    cells: set[Any] = set()
     assert len({p["id"] for p in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
     for panel in DASHBOARD["panels"]:
         at = panel["gridPos"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -51,11 +52,11 @@ def serving(folder):
                 served.llm.close()
 
 
-def ask(server, model, **more):
+def ask(server: Any, model: str, **more: Any) -> Any:
     return server.post("/v1/completions", {"model": model, "prompt": "hello", "max_tokens": 4, "seed": 1, **more})
 
 
-def status(server) -> dict[str, str]:
+def status(server: Any) -> dict[str, str]:
     return {m["id"]: m["status"]["value"] for m in server.get("/models").json["data"]}
 
 
