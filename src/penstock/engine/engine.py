@@ -129,15 +129,9 @@ class Engine:
         ``client``: whose it is; clients that wait take turns. ``pooling`` (``mean``, ``last``): compute the prompt
         only and give its vector.
         """
-        if request_id in self.requests:
-            raise RequestError(f"request id '{request_id}' is already in use", "request_id")
-        if self.scheduler.num_waiting >= self.config.max_waiting:
-            raise OverloadedError(f"the queue is full ({self.config.max_waiting} requests wait)")
         facts = self.facts
         tokens = check_prompt(prompt, facts)
-        waiting = self.scheduler.waiting_tokens
-        if waiting and waiting + len(tokens) > self.config.max_queued_tokens:
-            raise OverloadedError(f"the queue is full ({waiting} tokens wait): try again, or raise max_queued_tokens")
+        self._check_queue(request_id, len(tokens))
         mask = allowed_mask(params, facts)
         held = self._prefix(prefix)
         lead = held.rows if held is not None else 0
@@ -171,6 +165,21 @@ class Engine:
             client=client,
             pooling=pool,
         )
+        self._enqueue(request, constraint)
+        return request
+
+    def _check_queue(self, request_id: str, tokens: int) -> None:
+        if request_id in self.requests:
+            raise RequestError(f"request id '{request_id}' is already in use", "request_id")
+        if self.scheduler.num_waiting >= self.config.max_waiting:
+            raise OverloadedError(f"the queue is full ({self.config.max_waiting} requests wait)")
+        waiting = self.scheduler.waiting_tokens
+        if waiting and waiting + tokens > self.config.max_queued_tokens:
+            raise OverloadedError(f"the queue is full ({waiting} tokens wait): try again, or raise max_queued_tokens")
+
+    def _enqueue(self, request: Request, constraint: Constraint | None) -> None:
+        """Its first sequence, waiting; the others are forked when the prompt is computed."""
+        params, held = request.params, request.prefix
         if request.width > self.config.max_num_seqs:
             raise RequestError(
                 f"n={request.width} answers at once are more than max_num_seqs={self.config.max_num_seqs}", "n"
@@ -180,15 +189,14 @@ class Engine:
             request.num_logprobs = max(request.beams.count, params.logprobs or 0)
         for block in held.blocks if held is not None else ():
             self.pool.share(block)  # kept until the request ends, even if the prefix is unloaded or it is preempted
-        first = Sequence(request, 0, list(tokens), constraint=constraint)
+        first = Sequence(request, 0, list(request.prompt), constraint=constraint)
         if request.beams is None and (
             params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty
         ):
             first.counts = {}
         request.sequences.append(first)
-        self.requests[request_id] = request
+        self.requests[request.request_id] = request
         self.scheduler.add(first)
-        return request
 
     def step(self) -> list[SequenceUpdate]:
         """Plan, run and account for one step. A step that fails ends its requests with an error, not the engine."""
