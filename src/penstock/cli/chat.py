@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from penstock.cli import sampling
@@ -66,8 +67,18 @@ def run(argv: Sequence[str]) -> int:
         from penstock.cli.line_editor import LineEditor, history_file
 
         editor = LineEditor(history_file(), commands.complete)
-        with TerminalReader(editor.remember, edits=editor.edits) as reader:
+        with _interrupts(signal.default_int_handler), TerminalReader(editor.remember, edits=editor.edits) as reader:
             return _loop(reader, talk, commands, interactive)
+
+
+@contextmanager
+def _interrupts(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """While inside, Ctrl-C goes to ``handler``. A process started in a shell's background inherits it ignored."""
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _loop(reader: Reader, talk: Conversation, commands: Commands, interactive: bool) -> int:
@@ -125,7 +136,7 @@ def _interruptible(interactive: bool) -> Iterator[Any]:
     """While inside, the first Ctrl-C only asks the answer to stop, and a second one interrupts."""
     asked = False
 
-    def ask(number: int, frame: Any) -> None:
+    def ask(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         if asked:
             raise KeyboardInterrupt
@@ -134,11 +145,8 @@ def _interruptible(interactive: bool) -> Iterator[Any]:
     if not interactive:
         yield lambda: False
         return
-    before = signal.signal(signal.SIGINT, ask)
-    try:
+    with _interrupts(ask):
         yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 class Painter:
