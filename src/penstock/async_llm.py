@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -21,9 +21,12 @@ from penstock.config import from_kwargs
 from penstock.errors import ExecutionError, OverloadedError
 from penstock.frontend import POOLED, Frontend, Prompt, embedding
 from penstock.sampling_defaults import default_params
-from penstock.types import EmbeddingRequestOutput, Message, RequestOutput, SamplingParams
+from penstock.types import Constraint, EmbeddingRequestOutput, Message, RequestOutput, SamplingParams
 
 logger = logging.getLogger(__name__)
+
+GRAMMAR_SECONDS = 15.0
+"""What a request waits at most for its grammar: its turn, the trial, and a process for it if there is none."""
 
 
 @dataclass(slots=True, eq=False)
@@ -97,6 +100,7 @@ class AsyncLLM:
         self.frontend = Frontend(self.model.engine, self.model.tokenizer, self.model.adapters)
         self._commands: queue.SimpleQueue[_Command | None] = queue.SimpleQueue()
         self._streams: dict[str, _Stream] = {}
+        self._grammars = ThreadPoolExecutor(1, "penstock-grammars")
         self._closed = False
         self.failure: BaseException | None = None
         self.last_progress = time.monotonic()
@@ -170,6 +174,26 @@ class AsyncLLM:
         """Seconds since a step last ended, while there is work; 0 when idle."""
         return time.monotonic() - self.last_progress if self.model.engine.has_work else 0.0
 
+    async def constrain(self, params: SamplingParams) -> Constraint | None:
+        """``params.structured_outputs`` compiled, for one answer; None where nothing is asked.
+
+        Grammars that are known wait for none that are not. Raises ``RequestError`` with the reason for what cannot be
+        honoured, ``OverloadedError`` if others' grammars keep this one waiting.
+        """
+        if params.structured_outputs is None:
+            return None
+        found = await asyncio.to_thread(self.frontend.constrain, params, known=True)
+        if found is not None:
+            return found
+        work = self._grammars.submit(self.frontend.constrain, params)
+        try:
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(work)), GRAMMAR_SECONDS)
+        except (TimeoutError, asyncio.CancelledError) as error:
+            work.cancel()
+            if isinstance(error, TimeoutError):
+                raise OverloadedError("too many grammars wait to be compiled: try again") from None
+            raise
+
     async def call(self, function: Callable[[], Any]) -> Any:
         """Run ``function`` in the engine's thread, between two steps."""
         return await asyncio.wrap_future(self._submit(function))
@@ -180,6 +204,7 @@ class AsyncLLM:
             self._closed = True
             self._commands.put(None)
             self._thread.join()
+            self._grammars.shutdown(cancel_futures=True)
             self.frontend.close()
             self.model.close()
 
@@ -205,8 +230,8 @@ class AsyncLLM:
         params = sampling_params or self.default_sampling_params()
         stream = _Stream(asyncio.get_running_loop())
         arrival = time.monotonic()
-        if params.structured_outputs is not None and "constraint" not in options:
-            options["constraint"] = await asyncio.to_thread(self.frontend.constrain, params)
+        if "constraint" not in options:
+            options["constraint"] = await self.constrain(params)
 
         def add() -> None:
             self.frontend.add(request_id, prompt, params, arrival_time=arrival, **options)

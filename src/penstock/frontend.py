@@ -139,17 +139,19 @@ class Frontend:
         answers = [self._answer(params, prompt) for _ in range(request.num_answers)]
         self._live[request_id] = _Live(request, prompt, params, answers)
 
-    def constrain(self, params: SamplingParams) -> Constraint | None:
+    def constrain(self, params: SamplingParams, known: bool = False) -> Constraint | None:
         """``params.structured_outputs`` compiled, for one request; None where nothing is asked. Thread-safe.
 
-        May take seconds. Raises ``RequestError`` with the reason for what cannot be honoured.
+        May take seconds; ``known``: None instead, unless it was compiled before. Raises ``RequestError`` with the
+        reason for what cannot be honoured.
         """
         spec = params.structured_outputs
         if not isinstance(spec, StructuredOutputs):
             return None
         if self.compiler is None:
             raise RequestError(f"{spec.param} needs a tokenizer and this model has none loaded", spec.param)
-        return self.compiler.compile(spec, params.min_tokens, params.allowed_token_ids)
+        work = self.compiler.find if known else self.compiler.compile
+        return work(spec, params.min_tokens, params.allowed_token_ids)
 
     def close(self) -> None:
         """Free what compiles grammars; the engine is the caller's."""

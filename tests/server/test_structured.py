@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
+import threading
 import time
 
-import numpy as np
 import pytest
 
-from penstock.engine.engine import Engine
 from penstock.errors import RequestError
-from penstock.server.structured.compiler import Compiler
-from penstock.server.structured.grammar import Grammar, from_response_format, from_structured_outputs
+from penstock.server.structured import for_calls, from_response_format, from_structured_outputs
+from penstock.text.structured.trial import Trial
+from tests.server.harness import Server, data_lines, eventually
 
 pytest.importorskip("llguidance", reason="llguidance is not installed")
-needs_engine = pytest.mark.skipif(
-    "constraint" not in inspect.signature(Engine.add).parameters, reason="the engine takes no constraints yet"
-)
 SCHEMA = {
     "type": "object", "additionalProperties": False, "required": ["age", "name"],
     "properties": {"age": {"type": "integer", "minimum": 0, "maximum": 99}, "name": {"enum": ["Ann", "Bob"]}},
@@ -30,87 +26,6 @@ TOOLS = [
 HELLO = [{"role": "user", "content": "hi"}]
 
 
-@pytest.fixture(scope="module")
-def compiler(llm):
-    return Compiler(llm.model)
-
-
-def walk(constraint, seed: int, most: int = 300) -> str:
-    """A random answer that the constraint allows."""
-    random = np.random.default_rng(seed)
-    said = bytearray()
-    for _ in range(most):
-        allowed = np.flatnonzero(np.unpackbits(constraint.mask().view(np.uint8), bitorder="little")[:260])
-        assert len(allowed)
-        token = int(random.choice(allowed))
-        assert token < 256 or token in (257, 259)
-        if token >= 256:
-            break
-        constraint.accept(token)
-        said.append(token)
-    return said.decode("utf-8", "replace")
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_what_the_masks_allow_is_what_was_asked_for(compiler, seed):
-    assert walk(compiler.compile(Grammar("choice", '["yes", "no", "年"]')), seed) in ("yes", "no", "年")
-    assert re.fullmatch("[a-c]{3}x", walk(compiler.compile(Grammar("regex", "[a-c]{3}x")), seed))
-    assert walk(compiler.compile(Grammar("grammar", 'root ::= "hi " ("bob" | "al")')), seed) in ("hi bob", "hi al")
-    found = json.loads(walk(compiler.compile(Grammar("json", json.dumps(SCHEMA))), seed))
-    assert 0 <= found["age"] <= 99 and found["name"] in ("Ann", "Bob")
-
-
-def test_copies_go_their_own_way(compiler):
-    first = compiler.compile(Grammar("choice", '["ax", "by"]'))
-    second = first.copy()
-    first.accept(ord("a"))
-    second.accept(ord("b"))
-    assert walk(first, 0) == "x" and walk(second, 0) == "y"
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"regex": "(a"}, {"json": {"type": "nothing"}}, {"grammar": "root ::= ???"}, {"json": '{"$ref": "#/x"}'},
-        {"json": "{"}, {"choice": []}, {"choice": [""]}, {"choice": "yes"}, {"choice": [1]}, {"regex": 5}, {"json": 5},
-        {"regex": "a", "choice": ["b"]}, {"structural_tag": "x"}, {"regex": "x" * 300_000},
-        {"json": {"type": "string", "pattern": "(" * 999}},
-        {"json": {"type": "string", "pattern": "(?=a)b"}}, {"regex": "(((a{1,999}){1,999}){1,999}){1,999}b{1,99999}"},
-    ],
-)  # fmt: skip
-def test_what_cannot_be_honoured_is_refused_soon(compiler, given):
-    began = time.perf_counter()
-    try:
-        grammar = from_structured_outputs(given)
-        assert grammar is not None
-        walk(compiler.compile(grammar), 0, 20)
-    except RequestError:
-        pass
-    assert time.perf_counter() - began < 5
-
-
-def test_deep_and_recursive_schemas_are_bounded(compiler):
-    deep: dict[str, object] = {"type": "object"}
-    for _ in range(400):
-        deep = {"type": "array", "items": deep}
-    began = time.perf_counter()
-    for schema in (deep, {"$ref": "#"}, {"anyOf": [{"$ref": "#"}, {"type": "null"}]}):
-        try:
-            grammar = from_response_format({"type": "json_schema", "json_schema": {"schema": schema}})
-            assert grammar is not None
-            walk(compiler.compile(grammar), 0, 20)
-        except (RequestError, AssertionError):
-            continue
-    assert time.perf_counter() - began < 5
-
-
-def test_compiled_grammars_are_kept_and_bounded(compiler):
-    for i in range(200):
-        compiler.compile(Grammar("choice", f'["{i}"]'))
-    assert len(compiler._kept) <= 64
-
-
-@needs_engine
 @pytest.mark.parametrize("stream", [False, True])
 def test_openai(server, stream):
     wish = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}}
@@ -128,21 +43,92 @@ def test_openai(server, stream):
     assert all(c["text"] in ("red", "blue") for c in server.post("/v1/completions", body).json["choices"])
 
 
-@needs_engine
 def test_other_dialects(server):
     regex = {"type": "regex", "value": "[ab]{4}"}
     found = server.post("/generate", {"inputs": "x", "parameters": {"grammar": regex, "max_new_tokens": 9}}).json
     assert re.fullmatch("[ab]{4}", found["generated_text"])
+    wish = {"type": "json_schema", "value": {"name": "x", "schema": SCHEMA}}
+    found = server.post("/generate", {"inputs": "x", "parameters": {"grammar": wish, "max_new_tokens": 200}}).json
+    assert json.loads(found["generated_text"])["name"] in ("Ann", "Bob")
     found = server.post("/api/chat", {"messages": HELLO, "format": SCHEMA, "stream": False}).json
     assert json.loads(found["message"]["content"])["name"] in ("Ann", "Bob")
+    for raw in (False, True):
+        found = server.post("/api/generate", {"prompt": "x", "format": SCHEMA, "stream": False, "raw": raw}).json
+        assert json.loads(found["response"])["name"] in ("Ann", "Bob")
     found = server.post("/completion", {"prompt": "x", "grammar": 'root ::= "ok"', "n_predict": 9}).json
     assert found["content"] == "ok"
+    found = server.post("/completion", {"prompt": "x", "json_schema": SCHEMA}).json
+    assert json.loads(found["content"])["name"] in ("Ann", "Bob")
     wish = {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}
     found = server.post("/v1/responses", {"input": "x", "text": wish, "max_output_tokens": 200}).json
     assert json.loads(found["output"][0]["content"][0]["text"])["name"] in ("Ann", "Bob")
+    body = {
+        "messages": HELLO,
+        "max_tokens": 200,
+        "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}},
+    }
+    found = server.post("/v1/messages", body).json
+    assert json.loads(found["content"][0]["text"])["name"] in ("Ann", "Bob")
 
 
-@needs_engine
+def test_other_dialects_stream_it(server):
+    regex = {"type": "regex", "value": "[ab]{4}"}
+    body = {"inputs": "x", "parameters": {"grammar": regex, "max_new_tokens": 9}}
+    assert re.fullmatch("[ab]{4}", server.post("/generate_stream", body).events[-1]["generated_text"])
+    lines = server.post("/api/chat", {"messages": HELLO, "format": SCHEMA}).body.splitlines()
+    said = "".join(json.loads(line)["message"]["content"] for line in lines)
+    assert json.loads(said)["name"] in ("Ann", "Bob")
+    events = server.post("/completion", {"prompt": "x", "json_schema": SCHEMA, "stream": True}).events
+    assert json.loads("".join(e["content"] for e in events))["name"] in ("Ann", "Bob")
+    wish = {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}
+    events = server.post("/v1/responses", {"input": "x", "text": wish, "stream": True}).events
+    said = "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta")
+    assert json.loads(said)["name"] in ("Ann", "Bob")
+    body = {
+        "messages": HELLO,
+        "max_tokens": 200,
+        "stream": True,
+        "output_format": {"type": "json_schema", "schema": SCHEMA},
+    }
+    found = [json.loads(d) for d in data_lines(server.post("/v1/messages", body).body)]
+    said = "".join(e["delta"].get("text", "") for e in found if e["type"] == "content_block_delta")
+    assert json.loads(said)["name"] in ("Ann", "Bob")
+
+
+def test_with_beams_stop_and_a_least_length(server):
+    wish = {"structured_outputs": {"regex": "[ab]{2}-[ab]{9}"}}
+    body = {"prompt": "x", "max_tokens": 20, **wish}
+    found = server.post("/v1/completions", {**body, "use_beam_search": True, "n": 2, "best_of": 3}).json["choices"]
+    assert len({c["text"] for c in found}) == 2
+    assert all(re.fullmatch("[ab]{2}-[ab]{9}", c["text"]) for c in found)
+    (choice,) = server.post("/v1/completions", {**body, "stop": ["-"]}).json["choices"]
+    assert re.fullmatch("[ab]{2}", choice["text"]) and choice["stop_reason"] == "-"
+    body = {"prompt": ["x", "y"], "max_tokens": 20, "min_tokens": 7, "structured_outputs": {"regex": "[ab]{1,9}"}}
+    assert all(7 <= len(c["text"]) <= 9 for c in server.post("/v1/completions", body).json["choices"])
+    only = {"structured_outputs": {"regex": "[ab]{5}"}, "allowed_token_ids": [ord("b"), 257]}
+    assert server.post("/v1/completions", {"prompt": "x", **only}).json["choices"][0]["text"] == "bbbbb"
+
+
+@pytest.mark.parametrize(
+    ("fields", "pattern"),
+    [
+        ({"guided_regex": "[ab]{3}"}, "[ab]{3}"), ({"guided_choice": ["yes", "no"]}, "yes|no"),
+        ({"guided_grammar": 'root ::= "x" "y"'}, "xy"), ({"guided_json": {"const": 5}}, "5"),
+        ({"guided_json": '{"const": 5}', "guided_decoding_backend": "xgrammar"}, "5"),
+        ({"response_format": {"type": "regex", "value": "[ab]{3}"}}, "[ab]{3}"),
+        ({"structured_outputs": {"json": {"const": [1]}, "disable_any_whitespace": True}}, r"\[1\]"),
+        ({"structured_outputs": {"structural_tag": {
+            "structures": [{"begin": "<a>", "schema": {"const": 1}, "end": "</a>"}], "triggers": ["<a"]}},
+          "max_tokens": 4}, "(?s).*"),
+    ],
+)  # fmt: skip
+def test_old_and_other_names(server, fields, pattern):
+    body = {"prompt": "x", "max_tokens": 20, **fields}
+    answer = server.post("/v1/completions", body)
+    assert answer.status == 200, answer.body
+    assert re.fullmatch(pattern, answer.json["choices"][0]["text"])
+
+
 @pytest.mark.parametrize(
     ("choice", "names"),
     [("required", {"get", "put"}), ({"type": "function", "function": {"name": "get"}}, {"get"})],
@@ -156,14 +142,133 @@ def test_a_call_that_must_be(talker, choice, names):
     assert isinstance(json.loads(call["function"]["arguments"]), dict)
 
 
-def test_a_schema_that_cannot_be_honoured_is_an_answer(server):
-    for wish in ({"regex": "(a"}, {"json": {"type": "nothing"}}, {"what": 1}):
-        answer = server.post("/v1/completions", {"prompt": "a", "structured_outputs": wish})
-        assert answer.status == 400 and "structured_outputs" in answer.error["message"]
-    for more in ({"min_tokens": 3}, {"ignore_eos": True}, {"allowed_token_ids": [5]}):
-        body = {"prompt": "a", "structured_outputs": {"choice": ["b"]}, **more}
-        assert server.post("/v1/completions", body).status == 400
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_must_be_in_other_dialects(talker, stream):
+    talker.free()
+    tools = [{"name": "get", "input_schema": SCHEMA}]
+    body = {"messages": HELLO, "max_tokens": 400, "tools": tools, "tool_choice": {"type": "any"}, "stream": stream}
+    body["tool_choice"]["disable_parallel_tool_use"] = True
+    answer = talker.post("/v1/messages", body)
+    if stream:
+        said = "".join(e["delta"].get("partial_json", "") for e in answer.events if e["type"] == "content_block_delta")
+        assert json.loads(said)["name"] in ("Ann", "Bob")
+    else:
+        (block,) = answer.json["content"]
+        assert block["type"] == "tool_use" and block["input"]["name"] in ("Ann", "Bob")
+    tools = [{"type": "function", "name": "get", "parameters": SCHEMA}]
+    body = {"input": "hi", "tools": tools, "tool_choice": "required", "parallel_tool_calls": False, "stream": stream}
+    answer = talker.post("/v1/responses", body)
+    output = answer.events[-1]["response"]["output"] if stream else answer.json["output"]
+    assert json.loads(output[0]["arguments"])["name"] in ("Ann", "Bob")
+
+
+def test_parameters_that_refer_to_their_own_definitions(talker):
+    """Two functions with definitions of one name: each reference leads where it led."""
+    talker.free()
+    kinds = {"get": {"const": "left"}, "put": {"const": "right"}}
+    tools = [
+        {"type": "function", "function": {"name": name, "parameters": {
+            "type": "object", "properties": {"x": {"$ref": "#/$defs/kind"}}, "required": ["x"],
+            "additionalProperties": False, "$defs": {"kind": kind}}}}
+        for name, kind in kinds.items()
+    ]  # fmt: skip
+    for name, kind in kinds.items():
+        choice = {"type": "function", "function": {"name": name}}
+        body = {"messages": HELLO, "max_tokens": 300, "tools": tools, "tool_choice": choice}
+        (call,) = talker.post("/v1/chat/completions", body).json["choices"][0]["message"]["tool_calls"]
+        assert json.loads(call["function"]["arguments"]) == {"x": kind["const"]}
+    whole = for_calls(tools, None, True)
+    assert whole.param == "tools" and "#/$defs/function1/$defs/kind" in str(whole.json)
+
+
+REFUSED = [
+    ("/v1/completions", {"prompt": "a", "structured_outputs": {"regex": "(a"}}, "structured_outputs"),
+    ("/v1/completions", {"prompt": "a", "structured_outputs": {"json": {"type": "nothing"}}}, "structured_outputs"),
+    ("/v1/completions", {"prompt": "a", "structured_outputs": {"regexp": "a"}}, "regex"),
+    ("/v1/completions", {"prompt": "a", "structured_outputs": {"regex": "a", "choice": ["b"]}}, "both"),
+    ("/v1/completions", {"prompt": "a", "guided_regex": "(a+)+"}, "guided_regex"),
+    ("/v1/completions", {"prompt": "a", "guided_regex": "a", "structured_outputs": {"regex": "a"}}, "not both"),
+    ("/v1/completions", {"prompt": "a", "response_format": {"type": "json_schema", "json_schema": 5}}, "json_schema"),
+    ("/v1/chat/completions", {"messages": HELLO, "response_format": {"type": "xml"}}, "response_format"),
+    ("/v1/chat/completions", {"messages": HELLO, "response_format": {"type": "json_schema", "json_schema": {
+        "schema": {"type": "object", "properties": {"a": {"$ref": "http://x/y"}}}}}}, "leads out"),
+    ("/generate", {"inputs": "a", "parameters": {"grammar": {"type": "regex", "value": "(a"}}}, "grammar"),
+    ("/generate", {"inputs": "a", "parameters": {"grammar": {"type": "lark", "value": "x"}}}, "grammar"),
+    ("/api/chat", {"messages": HELLO, "format": {"type": "nothing"}}, "format"),
+    ("/api/generate", {"prompt": "a", "format": "yaml"}, "format"),
+    ("/completion", {"prompt": "a", "grammar": "root ::= ???"}, "grammar"),
+    ("/completion", {"prompt": "a", "json_schema": {"$ref": "#"}}, "without end"),
+    ("/v1/messages", {"messages": HELLO, "max_tokens": 5, "output_format": {"type": "json_schema", "schema": {
+        "type": "nothing"}}}, "output_config"),
+    ("/v1/responses", {"input": "a", "text": {"format": {"type": "json_schema", "schema": {"type": 5}}}}, "text"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "body", "reason"), REFUSED)
+def test_what_cannot_be_honoured_is_refused_with_the_reason(server, path, body, reason):
+    answer = server.post(path, body)
+    assert answer.status in (400, 422), answer.body
+    assert reason in answer.body.decode()
+    assert server.idle()
+
+
+def test_tools_that_cannot_be_honoured_are_refused(talker):
+    tools = [{"type": "function", "function": {"name": "get", "parameters": {"type": "object", "properties": {
+        "x": {"type": "nothing"}}, "required": ["x"]}}}]  # fmt: skip
+    answer = talker.post("/v1/chat/completions", {"messages": HELLO, "tools": tools, "tool_choice": "required"})
+    assert answer.status == 400 and answer.error["param"] == "tools"
+    wish = {"tools": tools, "tool_choice": "required", "response_format": {"type": "json_object"}}
+    answer = talker.post("/v1/chat/completions", {"messages": HELLO, **wish})
+    assert answer.status == 400 and "exclude" in answer.error["message"]
+
+
+def test_both_ways_of_asking_are_one_too_many(server):
     both = {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}
     assert server.post("/v1/completions", {"prompt": "a", **both}).status == 400
-    answer = server.post("/v1/chat/completions", {"messages": HELLO, "response_format": {"type": "xml"}})
-    assert answer.status == 400 and answer.error["param"] == "response_format"
+    assert from_structured_outputs({"regex": None, "json_object": False}) is None
+    with pytest.raises(RequestError, match="must be an object"):
+        from_response_format({"type": "json_schema", "json_schema": {"schema": 5}})
+
+
+def test_others_are_answered_while_a_grammar_compiles(llm, monkeypatch):
+    """The trial of one grammar takes long: requests without one, and with one that is known, do not wait for it."""
+    known = {"prompt": "x", "structured_outputs": {"regex": "[xy]{2}"}, "max_tokens": 5}
+    started, go = threading.Event(), threading.Event()
+    run = Trial.run
+
+    def slow(self, kind, source, options):
+        if source == "[slow]{2}":
+            started.set()
+            assert go.wait(20)
+        return run(self, kind, source, options)
+
+    with Server(llm) as server:
+        assert server.post("/v1/completions", known).status == 200
+        monkeypatch.setattr(Trial, "run", slow)
+        answers = []
+        wish = {**known, "structured_outputs": {"regex": "[slow]{2}"}}
+        asking = threading.Thread(target=lambda: answers.append(server.post("/v1/completions", wish)))
+        asking.start()
+        assert started.wait(20)
+        assert server.get("/health").status == 200
+        assert re.fullmatch("[xy]{2}", server.post("/v1/completions", known).json["choices"][0]["text"])
+        assert server.post("/v1/completions", {"prompt": "x", "max_tokens": 2}).status == 200
+        assert not answers
+        go.set()
+        asking.join(30)
+        assert re.fullmatch("[slow]{2}", answers[0].json["choices"][0]["text"])
+        assert eventually(server.idle)
+
+
+def test_a_grammar_without_a_turn_is_told_to_come_again(llm, monkeypatch):
+    held = threading.Event()
+    monkeypatch.setattr("penstock.async_llm.GRAMMAR_SECONDS", 0.2)
+    monkeypatch.setattr(Trial, "run", lambda self, kind, source, options: str(held.wait(2)))
+    with Server(llm) as server:
+        body = {"prompt": "x", "structured_outputs": {"regex": "[never]{3}"}}
+        began = time.perf_counter()
+        answer = server.post("/v1/completions", body)
+        assert answer.status == 503 and "retry-after" in answer.headers
+        assert time.perf_counter() - began < 2
+        held.set()
+        assert eventually(server.idle)

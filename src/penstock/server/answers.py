@@ -9,7 +9,6 @@ from typing import Any
 from uuid import uuid4
 
 from penstock.async_llm import OutputStream
-from penstock.errors import RequestError
 from penstock.frontend import Prompt
 from penstock.server.current import CURRENT
 from penstock.server.state import Served
@@ -40,18 +39,17 @@ class Answers:
         cls, served: Served, prompts: Sequence[Prompt], params: SamplingParams, options: Mapping[str, Any] | None = None
     ) -> Answers:
         """Returns when all are accepted. Raises ``RequestError`` or ``OverloadedError``, with none left behind."""
-        if options and "constraint" in options:
-            _check_constrained(params)
         self = cls(served, len(prompts))
         self.usage.prompt = sum(len(p.token_ids) for p in prompts)
         current = CURRENT.get()
+        constraint = await served.llm.constrain(params)
 
         async def one(i: int, prompt: Prompt) -> None:
             mine = {"client": current.client if current is not None else "", **(options or {})}
             if served.adapter is not None:
                 mine["adapter"] = served.adapter
-            if "constraint" in mine:
-                mine["constraint"] = mine["constraint"].copy()
+            if constraint is not None:
+                mine["constraint"] = constraint if len(prompts) == 1 else constraint.copy()
             self._streams[i] = await served.llm.submit(prompt, params, f"http-{uuid4().hex}", **mine)
 
         try:
@@ -129,10 +127,3 @@ class Answers:
                 self.metrics = output.metrics
                 self.served.metrics.finished(output.metrics, len(output.prompt_token_ids), self._generated[i])
             yield output
-
-
-def _check_constrained(params: SamplingParams) -> None:
-    """A constraint may leave nothing but the end: what forbids the end cannot be had with it."""
-    for name in ("min_tokens", "ignore_eos", "allowed_token_ids"):
-        if getattr(params, name):
-            raise RequestError(f"{name} and constrained output exclude each other: give one", name)

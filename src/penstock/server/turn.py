@@ -11,11 +11,17 @@ from penstock.server.http import Call
 from penstock.server.prompts import render_chat
 from penstock.server.reading import Reading, reading
 from penstock.server.state import Served
-from penstock.server.structured import use as structured
-from penstock.server.structured.grammar import Grammar
+from penstock.server.structured import wish
 from penstock.server.tools.check import Offer
 from penstock.server.tools.pieces import Piece, Reasoning, Text, ToolCall
-from penstock.types import CompletionOutput, Message, RequestMetrics, RequestOutputKind, SamplingParams
+from penstock.types import (
+    CompletionOutput,
+    Message,
+    RequestMetrics,
+    RequestOutputKind,
+    SamplingParams,
+    StructuredOutputs,
+)
 
 
 @dataclass(slots=True)
@@ -82,7 +88,7 @@ async def begin(
     params: SamplingParams,
     *,
     offer: Offer = Offer(),  # noqa: B008
-    grammar: Grammar | None = None,
+    grammar: StructuredOutputs | None = None,
     tools: Sequence[Mapping[str, Any]] | None = None,
     parallel: bool = True,
     stream: bool = False,
@@ -104,9 +110,9 @@ async def begin(
         how = replace(how, reasons=False)
     kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
     skip = params.skip_special_tokens and not how.shows_control
-    options = await structured.engine_options(call.state, served, grammar, offer, tools, parallel=parallel)
-    params = replace(params, output_kind=kind, skip_special_tokens=skip)
-    answers = await Answers.submit(served, [prompt], params, options)
+    must = wish(grammar, offer, tools, parallel=parallel)
+    params = replace(params, output_kind=kind, skip_special_tokens=skip, structured_outputs=must)
+    answers = await Answers.submit(served, [prompt], params)
     return Turn(served, answers, how)
 
 

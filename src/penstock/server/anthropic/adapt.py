@@ -7,8 +7,9 @@ from typing import Any
 
 from penstock.errors import RequestError
 from penstock.server.http import encode
-from penstock.server.structured.grammar import Grammar, from_response_format
+from penstock.server.structured import from_response_format
 from penstock.server.tools.pieces import Piece, Reasoning, Text, ToolCall, read_json
+from penstock.types import StructuredOutputs
 
 STOPS = {"length": "max_tokens", "tool_calls": "tool_use", "stop": "end_turn"}
 
@@ -82,7 +83,7 @@ def functions(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]
     return found
 
 
-def grammar(config: Mapping[str, Any] | None, old: Mapping[str, Any] | None) -> Grammar | None:
+def grammar(config: Mapping[str, Any] | None, old: Mapping[str, Any] | None) -> StructuredOutputs | None:
     """``output_config.format`` (or the older ``output_format``): a JSON schema, or nothing."""
     given = (config or {}).get("format") or old
     if given is not None and not isinstance(given, Mapping):

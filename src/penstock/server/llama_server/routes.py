@@ -21,8 +21,7 @@ from penstock.server.openai.completions import prompt_items
 from penstock.server.prompts import encode_prompts, render_chat
 from penstock.server.sse import event
 from penstock.server.state import Served
-from penstock.server.structured import use as structured
-from penstock.server.structured.grammar import from_llama_server
+from penstock.server.structured import from_llama_server
 from penstock.types import CompletionOutput, RequestMetrics, RequestOutput, RequestOutputKind, SamplingParams
 
 SAME = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "stop", "ignore_eos")
@@ -40,9 +39,7 @@ async def completion(call: Call) -> Reply | Stream:
     prompts = await encode_prompts(served.llm, items)
     if len(prompts) > 1 and request.stream:
         raise RequestError("several prompts cannot be streamed: leave out stream", "prompt")
-    grammar = from_llama_server(request.grammar, request.json_schema)
-    options = await structured.engine_options(call.state, served, grammar)
-    answers = await Answers.submit(served, prompts, params, options)
+    answers = await Answers.submit(served, prompts, params)
     if request.stream:
         return Stream(_events(request, served, answers, params), lambda p: event(error(p)[1]), answers.close)
     outputs = await answers.finals()
@@ -72,6 +69,7 @@ def _params(call: Call, served: Served, request: CompletionRequest) -> SamplingP
             raise RequestError("logit_bias must be pairs of a token id and a number", "logit_bias") from None
     if request.n_probs:
         values["logprobs"] = request.n_probs
+    values["structured_outputs"] = from_llama_server(request.grammar, request.json_schema)
     kind = RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY
     return replace(call.state.default_params(served), output_kind=kind, **values)
 

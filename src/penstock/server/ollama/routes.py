@@ -31,8 +31,7 @@ from penstock.server.ollama.schema import (
 from penstock.server.prompts import Truncation, encode_prompts
 from penstock.server.reading import Reading
 from penstock.server.state import Served
-from penstock.server.structured import use as structured
-from penstock.server.structured.grammar import from_ollama
+from penstock.server.structured import from_ollama
 from penstock.server.tools.check import check_tools
 from penstock.server.tools.pieces import Piece, Reasoning, Text, ToolCall, read_json
 from penstock.server.turn import Turn, begin, merged
@@ -86,11 +85,9 @@ async def generate(call: Call) -> Reply | Stream:
     params, stream = _params(call, served, request), request.stream is not False
     if request.raw:
         prompts = await encode_prompts(served.llm, [request.prompt])
-        options = await structured.engine_options(call.state, served, from_ollama(request.format))
         kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
-        turn = Turn(
-            served, await Answers.submit(served, prompts, replace(params, output_kind=kind), options), Reading()
-        )
+        params = replace(params, output_kind=kind, structured_outputs=from_ollama(request.format))
+        turn = Turn(served, await Answers.submit(served, prompts, params), Reading())
     else:
         messages: list[Message] = [{"role": "system", "content": request.system}] if request.system else []
         messages.append({"role": "user", "content": request.prompt})
@@ -99,6 +96,7 @@ async def generate(call: Call) -> Reply | Stream:
             served,
             messages,
             params,
+            grammar=from_ollama(request.format),
             stream=stream,
             kwargs=_thinking(request),
             reasoning=request.think is not False,

@@ -11,8 +11,8 @@ from penstock.sampling_defaults import NO_DRAWS
 from penstock.server.answers import Usage
 from penstock.server.openai.schema import Generation
 from penstock.server.prompts import Truncation
-from penstock.server.structured.grammar import Grammar, from_response_format, from_structured_outputs
-from penstock.types import Logprob, RequestMetrics, RequestOutputKind, SamplingParams, TokenLogprobs
+from penstock.server.structured import from_response_format, from_structured_outputs
+from penstock.types import Logprob, RequestMetrics, RequestOutputKind, SamplingParams, StructuredOutputs, TokenLogprobs
 
 if TYPE_CHECKING:
     from penstock.text.tokenizer import Tokenizer
@@ -23,6 +23,10 @@ SAME_NAME = (
     "allowed_token_ids", "skip_special_tokens", "spaces_between_special_tokens", "prompt_logprobs",
     "use_beam_search", "length_penalty", "early_stopping",
 )  # fmt: skip
+GUIDED = (
+    "guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_json_object", "guided_whitespace_pattern",
+)  # fmt: skip
+"""What ``structured_outputs`` was once called."""
 MAX_SALT = 1024
 LOWEST = -9999.0
 """What stands for a probability of zero: JSON has no infinity."""
@@ -66,10 +70,11 @@ def engine_options(request: Generation) -> dict[str, Any]:
     return options
 
 
-def grammar(request: Generation) -> Grammar | None:
+def grammar(request: Generation) -> StructuredOutputs | None:
     """What the answer must be, by ``response_format`` or ``structured_outputs``."""
+    guided = {name.removeprefix("guided_"): getattr(request, name) for name in GUIDED}
     one = from_response_format(request.response_format)
-    other = from_structured_outputs(request.structured_outputs)
+    other = from_structured_outputs(request.structured_outputs, guided)
     if one is not None and other is not None:
         raise RequestError("give response_format or structured_outputs, not both", "structured_outputs")
     return one or other

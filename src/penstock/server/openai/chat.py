@@ -18,7 +18,7 @@ from penstock.server.prompts import render_chat
 from penstock.server.reading import Reading, reading
 from penstock.server.sse import DONE, HOLE, Chunk, event
 from penstock.server.state import Served
-from penstock.server.structured import use as structured
+from penstock.server.structured import wish
 from penstock.server.tools.check import check_tools
 from penstock.server.tools.pieces import Parser, ToolCall
 from penstock.types import CompletionOutput, RequestOutput, SamplingParams
@@ -45,10 +45,11 @@ async def chat(call: Call) -> Reply | Stream:
     )
     parallel = request.parallel_tool_calls is not False
     work.reading = reading(call.state, served, offer, prompt.text or "", parallel=parallel)
-    constrained = await structured.engine_options(call.state, served, grammar, offer, request.tools, parallel=parallel)
+    must = wish(grammar, offer, request.tools, parallel=parallel)
+    work.params = replace(work.params, structured_outputs=must)
     if work.reading.shows_control:
         work.params = replace(work.params, skip_special_tokens=False)
-    answers = await Answers.submit(served, [prompt], work.params, {**adapt.engine_options(request), **constrained})
+    answers = await Answers.submit(served, [prompt], work.params, adapt.engine_options(request))
     if request.stream:
         return Stream(work.chunks(answers), lambda p: event(error_body(p)) + DONE, answers.close)
     (output,) = await answers.finals()

@@ -18,7 +18,6 @@ from penstock.server.openai.schema import HARMLESS, REFUSED, CompletionRequest
 from penstock.server.prompts import MAX_PROMPTS, PromptItem, encode_prompts
 from penstock.server.sse import DONE, HOLE, Chunk, event
 from penstock.server.state import Served
-from penstock.server.structured import use as structured
 from penstock.types import CompletionOutput, RequestOutput, SamplingParams
 
 MAX_LOGPROBS = 20
@@ -37,9 +36,7 @@ async def completions(call: Call) -> Reply | Stream:
         add_special_tokens=request.add_special_tokens is not False,
         truncation=adapt.truncation(request, served.llm.model.max_model_len),
     )
-    constrained = await structured.engine_options(call.state, served, adapt.grammar(request))
-    options = {**adapt.engine_options(request), **constrained}
-    answers = await Answers.submit(served, prompts, work.params, options)
+    answers = await Answers.submit(served, prompts, work.params, adapt.engine_options(request))
     if request.stream:
         return Stream(work.chunks(answers, prompts), lambda p: event(error_body(p)) + DONE, answers.close)
     outputs = await answers.finals()
@@ -87,7 +84,7 @@ class _Completion:
         top = request.logprobs
         if top is not None and not 0 <= top <= MAX_LOGPROBS:
             raise RequestError(f"logprobs must be from 0 to {MAX_LOGPROBS}, got {top}", "logprobs")
-        more: dict[str, Any] = {"logprobs": top}
+        more: dict[str, Any] = {"logprobs": top, "structured_outputs": adapt.grammar(request)}
         if request.echo and top is not None and request.prompt_logprobs is None:
             more["prompt_logprobs"] = top
         if request.max_tokens == 0 and request.echo:

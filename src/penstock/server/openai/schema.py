@@ -54,6 +54,12 @@ class Generation(msgspec.Struct, kw_only=True):
     return_metrics: bool | None = None
     response_format: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = None
+    guided_json: str | dict[str, Any] | bool | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    guided_json_object: bool | None = None
+    guided_whitespace_pattern: str | None = None
 
 
 class CompletionRequest(Generation, kw_only=True):
@@ -99,21 +105,16 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True):
 HARMLESS = frozenset({
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
     "prompt_cache_options", "moderation", "prediction", "session_id", "include_reasoning", "mm_processor_kwargs",
+    "guided_decoding_backend",
 })  # fmt: skip
 """Names that clients send and that cannot change the text of an answer here."""
 
 _NOT_YET = "is not available in this version: leave it out"
-_CONSTRAINED = "is an old name: use structured_outputs"
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "suffix": (("",), "asks for text in the middle, which these models are not trained for: leave it out"),
     "bad_words": (([],), _NOT_YET),
     "logprob_token_ids": (([],), _NOT_YET),
     "prompt_embeds": ((), "is not accepted: requests bring text or token ids"),
-    "guided_json": ((), _CONSTRAINED),
-    "guided_regex": ((), _CONSTRAINED),
-    "guided_choice": ((), _CONSTRAINED),
-    "guided_grammar": ((), _CONSTRAINED),
-    "guided_decoding_backend": ((), _CONSTRAINED),
     "chat_template": ((), "is not accepted from requests: give it to the server with --chat-template"),
     "chat_template_content_format": (("auto",), "is chosen by the server: leave it out"),
     "audio": ((), "is not available: these models write text"),

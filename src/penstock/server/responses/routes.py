@@ -21,7 +21,7 @@ from penstock.server.responses.schema import HARMLESS, REFUSED, ResponsesRequest
 from penstock.server.responses.store import Kept, Store
 from penstock.server.sse import named_event
 from penstock.server.state import Served
-from penstock.server.structured.grammar import from_response_format
+from penstock.server.structured import from_response_format
 from penstock.server.tools.check import check_tools
 from penstock.server.turn import Turn, begin
 

@@ -11,6 +11,7 @@ from msgspec import UNSET
 from penstock.errors import RequestError
 from penstock.server.openai.adapt import finite
 from penstock.server.prompts import Truncation
+from penstock.server.structured import from_tgi
 from penstock.server.tgi.schema import DEFAULT_NEW_TOKENS, Parameters
 from penstock.types import CompletionOutput, RequestOutput, RequestOutputKind, SamplingParams, TokenLogprobs
 
@@ -40,6 +41,7 @@ def sampling_params(given: Parameters, stream: bool) -> SamplingParams:
         include_stop_str_in_output=True,
         logprobs=(given.top_n_tokens or 0) if given.details or stream or (given.best_of or 1) > 1 else None,
         prompt_logprobs=0 if given.decoder_input_details and given.details else None,
+        structured_outputs=from_tgi(given.grammar),
         output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
     )
 

@@ -12,8 +12,6 @@ from penstock.server.body import parse, read
 from penstock.server.http import Call, Dialect, Endpoint, Reply, Stream, encode, reply
 from penstock.server.prompts import encode_prompts, render_chat
 from penstock.server.state import Served
-from penstock.server.structured import use as structured
-from penstock.server.structured.grammar import from_tgi
 from penstock.server.tgi import adapt
 from penstock.server.tgi.errors import error
 from penstock.server.tgi.schema import (
@@ -49,8 +47,7 @@ async def _generate(call: Call, fields: dict[str, Any], *, stream: bool, as_list
     params = adapt.sampling_params(given, stream)
     truncation = adapt.truncation(given, served.llm.model.max_model_len)
     prompts = await encode_prompts(served.llm, [request.inputs], truncation=truncation)
-    options = await structured.engine_options(call.state, served, from_tgi(given.grammar))
-    answers = await Answers.submit(served, prompts, params, options)
+    answers = await Answers.submit(served, prompts, params)
     if stream:
         pieces = _events(given, params, served, answers, request.inputs)
         return Stream(pieces, lambda p: _event(error(p)[1]), answers.close)

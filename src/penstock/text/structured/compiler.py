@@ -94,12 +94,23 @@ class GrammarCompiler:
         """
         self._prepare(spec.param)
         kind, source, options = _source(spec)
-        key = hashlib.sha256(json.dumps([kind, source, options]).encode("utf-8", "surrogatepass")).digest()
         try:
+            key = _key(kind, source, options)
             found = self._usable(key) or self._in_turn(key, kind, source, options)
-            only = None if allowed is None else _bits(allowed, self._vocab_size)
-            return GrammarConstraint(found.matcher.deep_copy(), self._ends, found.usage, min_tokens, only)
+            return self._start(found, min_tokens, allowed)
         except (ValueError, StructuredOutputError) as error:
+            raise RequestError(f"{spec.param} cannot be honoured: {short(str(error))}", spec.param) from None
+
+    def find(
+        self, spec: StructuredOutputs, min_tokens: int = 0, allowed: Iterable[int] | None = None
+    ) -> GrammarConstraint | None:
+        """As :meth:`compile` for what is compiled already, at once; else None. Waits for nobody."""
+        if self._ll_tokenizer is None:
+            return None
+        found = self._usable(_key(*_source(spec)))
+        try:
+            return None if found is None else self._start(found, min_tokens, allowed)
+        except StructuredOutputError as error:
             raise RequestError(f"{spec.param} cannot be honoured: {short(str(error))}", spec.param) from None
 
     def close(self) -> None:
@@ -113,6 +124,10 @@ class GrammarCompiler:
         """Compiled grammars in memory, and an estimate of their bytes."""
         with self._lock:
             return len(self._kept), sum(c.nbytes for c in self._kept.values())
+
+    def _start(self, found: _Compiled, min_tokens: int, allowed: Iterable[int] | None) -> GrammarConstraint:
+        only = None if allowed is None else _bits(allowed, self._vocab_size)
+        return GrammarConstraint(found.matcher.deep_copy(), self._ends, found.usage, min_tokens, only)
 
     def _usable(self, key: bytes) -> _Compiled | None:
         with self._lock:
@@ -189,6 +204,10 @@ def _bits(ids: Iterable[int], size: int) -> U32:
             mask[i // 32] |= np.uint32(1 << (i % 32))
     mask.flags.writeable = False
     return mask
+
+
+def _key(kind: str, source: str, options: dict[str, Any]) -> bytes:
+    return hashlib.sha256(json.dumps([kind, source, options]).encode("utf-8", "surrogatepass")).digest()
 
 
 def _source(spec: StructuredOutputs) -> tuple[str, str, dict[str, Any]]:
