@@ -99,14 +99,21 @@ def test_stats(
 
 def test_profile_counts_every_op(run: Run, parrot: Path) -> None:
     err = run("generate", "x", "-m", parrot, "-q", "--profile").err
-    kinds = {line.split()[0]: int(line.split()[1]) for line in err.splitlines()[1:]}
+    lines = err.splitlines()
     steps = int(re.search(r"in (\d+) steps", err).group(1))  # type: ignore[union-attr]
+    table = [line.split() for line in lines[1 : lines.index(f"in {steps} steps of {steps} tokens, unfused")]]
+    kinds = {row[0]: int(row[1]) for row in table}
     assert steps == len(HELLO) + 1
     assert kinds["attention"] == kinds["embed"] == steps
     assert kinds["all"] == sum(count for kind, count in kinds.items() if kind != "all")
-    shares = [float(line.split()[-1].removesuffix("%")) for line in err.splitlines()[1:-1]]
+    shares = [float(row[4].removesuffix("%")) for row in table[:-1]]
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) == pytest.approx(100, abs=1)
+    moved = [float(row[5]) for row in table]
+    assert moved[-1] == pytest.approx(sum(moved[:-1]), rel=0.02)
+    assert all(row[-1] == "-" or float(row[-1].removesuffix("%")) >= 0 for row in table)
+    assert table[-1][-1].endswith("%")
+    assert lines[-1].startswith("limits, measured just before: read ")
 
 
 def test_values_are_dumped_by_name(run: Run, parrot: Path) -> None:

@@ -14,7 +14,7 @@ from penstock.config import SchedulerConfig
 from penstock.engine.admission import ModelFacts
 from penstock.engine.engine import Engine, drain
 from penstock.errors import ExecutionError
-from penstock.executors.base import ExecutorInfo, Hook, Limits, Memory
+from penstock.executors.base import ExecutorInfo, Held, Hook, Limits, Memory
 from penstock.models.program import Program
 from penstock.types import F32, Batch, SamplingParams, StepOutput
 
@@ -44,6 +44,9 @@ class FakeExecutor:
     def unload_adapter(self, slot: int) -> None: ...
 
     def write_kv(self, layer: int, slots: object, k: object, v: object) -> None: ...
+
+    def held(self, weight: str) -> Held:
+        raise NotImplementedError
 
     def trace(self, batch: Batch, hook: Hook) -> StepOutput:
         raise NotImplementedError

@@ -48,7 +48,10 @@ def parser() -> Parser:
     made.switch("json", "one JSON object a prompt, with token ids and figures")
     made.option("stats", "figures at the end, on stderr: --stats, or --stats=en|zh|both", bare="auto",
                 choices=("auto", "en", "zh", "both"), metavar="[LANGUAGE]")  # fmt: skip
-    made.switch("profile", "time spent in each kind of op, on stderr (runs op by op)")
+    made.switch(
+        "profile",
+        "time, bytes, flops and share of the machine's measured limit of each kind of op, on stderr (runs op by op)",
+    )
     made.option("dump_values", "shape, range and first numbers of what ops put out, e.g. 'layers.0.*', on stderr "
                 "(runs op by op); may be repeated", action="append", metavar="NAME,…")  # fmt: skip
     made.switch("quiet", "no start-up table, no progress", short="-q", synonyms=("silent",))
@@ -77,10 +80,10 @@ def run(argv: Sequence[str]) -> int:
 def _watched(args: argparse.Namespace, engine: Engine) -> Profile | None:
     """Set up what ``--profile`` and ``--dump-values`` ask for; the profile, to be printed at the end."""
     from penstock.cli.dump import Dump
-    from penstock.cli.profile import Profile
+    from penstock.cli.profile import Profile, probe
     from penstock.cli.watch import Watcher, watch
 
-    profile = Profile() if getattr(args, "profile", False) else None
+    profile = Profile(engine.executor, probe(engine.executor)) if getattr(args, "profile", False) else None
     watchers: list[Watcher] = [profile] if profile is not None else []
     names = [name for each in getattr(args, "dump_values", []) for name in each.split(",") if name]
     if names:

@@ -53,6 +53,15 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A weight as an executor holds it: its format, what its inputs become (``f32``, ``bf16`` or ``i8``), bytes."""
+
+    format: str
+    inputs: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Traced:
     """One op as dynamic mode ran it: its outputs (views, valid during the hook) and the seconds it took."""
 
@@ -90,6 +99,9 @@ class Executor(Protocol):
 
     def trace(self, batch: Batch, hook: Hook) -> StepOutput:
         """The same step op by op over the unfused program, each op shown to ``hook``; the bits of :meth:`run`."""
+
+    def held(self, weight: str) -> Held:
+        """How the weight of this canonical name is held. Raises ``ExecutionError`` for one that was not loaded."""
 
     def load_adapter(self, slot: int, tensors: Adapter) -> None:
         """Take low-rank factors for sequences whose ``Batch.adapters`` is ``slot`` (from 1), in place of others there.

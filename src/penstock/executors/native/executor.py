@@ -17,7 +17,7 @@ import numpy as np
 
 from penstock.errors import CheckpointError, ConfigError, ExecutionError, PenstockError
 from penstock.executors.adapters import check_adapter, check_kv
-from penstock.executors.base import Adapter, ExecutorInfo, Hook, Limits, Memory, Traced, WeightStream
+from penstock.executors.base import Adapter, ExecutorInfo, Held, Hook, Limits, Memory, Traced, WeightStream
 from penstock.executors.native.adapters import NativeAdapters
 from penstock.executors.native.extension import extension
 from penstock.executors.native.lower import Loaded, Lora, Lowered, check_supported, lower
@@ -60,6 +60,7 @@ class NativeExecutor:
         self._core: Any = _make_core(program, limits, isa, threads)
         self._arithmetic = resolve_arithmetic(compute, activation, self._core.isa)
         self._weights: dict[str, Loaded] = {}
+        self._sizes: dict[str, int] = {}
         self._static: Lowered | None = None
         self._dynamic: Lowered | None = None
         self._adapters = NativeAdapters(self._core, program, self._lower)
@@ -89,8 +90,10 @@ class NativeExecutor:
         for spec, data in weights:
             if self.program.weights.get(spec.name) != spec or spec.name in self._weights:
                 raise CheckpointError(f"weight '{spec.name}' {list(spec.shape)} is not wanted, or comes twice")
+            before = core.weight_bytes
             with _errors():
                 self._weights[spec.name] = take(core, spec, data, self._arithmetic)
+            self._sizes[spec.name] = core.weight_bytes - before
         missing = [name for name in self.program.weights if name not in self._weights]
         if missing:
             raise CheckpointError(f"{len(missing)} weights are missing: {', '.join(missing[:8])}")
@@ -127,6 +130,12 @@ class NativeExecutor:
         with _errors():
             low.plan.end()
         return output
+
+    def held(self, weight: str) -> Held:
+        if weight not in self._weights:
+            raise ExecutionError(f"no weight '{weight}' is loaded")
+        loaded = self._weights[weight]
+        return Held(loaded.format or "f32", loaded.inputs, self._sizes[weight])
 
     def load_adapter(self, slot: int, tensors: Adapter) -> None:
         self._ready(self._static)

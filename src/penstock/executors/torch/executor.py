@@ -12,7 +12,17 @@ from torch import Tensor
 
 from penstock.errors import CheckpointError, ConfigError, ExecutionError
 from penstock.executors.adapters import check_adapter, check_adapters, check_embeds, check_kv
-from penstock.executors.base import Adapter, ExecutorInfo, Hook, Limits, Memory, Traced, WeightStream, kv_block_bytes
+from penstock.executors.base import (
+    Adapter,
+    ExecutorInfo,
+    Held,
+    Hook,
+    Limits,
+    Memory,
+    Traced,
+    WeightStream,
+    kv_block_bytes,
+)  # fmt: skip
 from penstock.executors.sampling import sample
 from penstock.executors.torch.ops import RUN
 from penstock.executors.torch.step import Cache, Factors, Step, make_step
@@ -74,6 +84,11 @@ class TorchExecutor:
 
     def trace(self, batch: Batch, hook: Hook) -> StepOutput:
         return self._run(batch, hook)
+
+    def held(self, weight: str) -> Held:
+        if weight not in self._weights:
+            raise ExecutionError(f"no weight '{weight}' is loaded")
+        return Held("f32", "f32", int(self._weights[weight].nbytes))
 
     def load_adapter(self, slot: int, tensors: Adapter) -> None:
         check_adapter(self.program, slot, tensors)
