@@ -2,8 +2,9 @@
 // for kStepRows rows at a time (flash attention; Dao 2022). The value of a query row depends on the cache rows it sees
 // and on their places only: what it does not see is never multiplied in, and every sum runs upwards over the rows.
 #pragma once
-#include "kernels/linear.h"
 #include "kernels/math.h"
+#include "kernels/step.h"
+#include "kernels/table.h"
 
 namespace penstock {
 namespace {
@@ -308,6 +309,15 @@ void divide(const float* y, float mass, float* out, int64_t head_dim) {
         const int n = static_cast<int>(head_dim - d < 16 ? head_dim - d : 16);
         store(out + d, load(y + d, n) / set(mass), n);
     }
+}
+
+void add_attention(Kernels& k) {
+    k.attend_rows = kMaxRows;
+    k.attend[static_cast<int>(KVType::f32)] = attend_kernel<KVType::f32>;
+    k.attend[static_cast<int>(KVType::f16)] = attend_kernel<KVType::f16>;
+    k.attend[static_cast<int>(KVType::bf16)] = attend_kernel<KVType::bf16>;
+    k.merge = merge;
+    k.divide = divide;
 }
 
 }  // namespace

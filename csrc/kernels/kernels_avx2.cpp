@@ -5,7 +5,7 @@
 namespace penstock {
 
 const Kernels& avx2_kernels() {
-    static const Kernels table = make_kernels();
+    static const Kernels table = make_kernels(add_avx2_attention, add_avx2_quantised);
     return table;
 }
 

@@ -8,7 +8,7 @@
 namespace penstock {
 
 const Kernels& avx512_kernels() {
-    static const Kernels table = make_kernels();
+    static const Kernels table = make_kernels(add_avx512_attention, add_avx512_quantised);
     return table;
 }
 

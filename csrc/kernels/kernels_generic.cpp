@@ -5,7 +5,7 @@
 namespace penstock {
 
 const Kernels& generic_kernels() {
-    static const Kernels table = make_kernels();
+    static const Kernels table = make_kernels(add_generic_attention, add_generic_quantised);
     return table;
 }
 

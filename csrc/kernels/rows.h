@@ -1,7 +1,7 @@
 // Ops that go over one row or one head: norm, elementwise, gather, rotate, store.
 #pragma once
 #include "kernels/math.h"
-#include "kernels/quantised.h"
+#include "kernels/quantised_rows.h"
 #include "kernels/table.h"
 
 namespace penstock {

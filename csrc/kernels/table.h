@@ -104,9 +104,15 @@ struct Kernels {
 };
 
 const Kernels& generic_kernels();
+void add_generic_attention(Kernels&);
+void add_generic_quantised(Kernels&);
 #if defined(__x86_64__)
 const Kernels& avx2_kernels();
+void add_avx2_attention(Kernels&);
+void add_avx2_quantised(Kernels&);
 const Kernels& avx512_kernels();
+void add_avx512_attention(Kernels&);
+void add_avx512_quantised(Kernels&);
 #endif
 
 }  // namespace penstock

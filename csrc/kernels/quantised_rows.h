@@ -1,0 +1,82 @@
+// Rows beside quantised weights: inputs made whole numbers, and one row of the weights made floats.
+#pragma once
+#include "kernels/codes.h"
+#include "kernels/math.h"
+#include "kernels/table.h"
+
+namespace penstock {
+namespace {
+
+// One row of quantised inputs into a panel; x is in the order of the packed
+// inputs.
+void quantise_row(const Quant& q, const float* x, uint32_t* panel, int rows, int row) {
+    const auto largest = [](const float* p, int64_t n) {
+        F most = zero(), bad = zero();  // infinities and NaN make the scale NaN
+        for (int64_t i = 0; i < n; i += 16) {
+            const F v = load(p + i, static_cast<int>(n - i < 16 ? n - i : 16));
+            most = max(abs(v), most);
+            bad = fma(v, zero(), bad);
+        }
+        return max_of(most) + sum(bad);
+    };
+    panel += row;
+    const float of_row = q.one_scale ? largest(x, q.inputs) : 0;
+    for (int64_t g = 0; g < q.groups(); g++) {
+        const int64_t inputs = q.inputs_of(g), padded = q.padded_of(g);
+        for (int64_t from = 0; from < padded; from += q.step) {
+            const int64_t end = from + q.step < padded ? from + q.step : padded;
+            const int64_t real = inputs < end ? inputs : end;
+            const float most = q.one_scale ? of_row : largest(x + from, real - from);
+            const F factor = set(most > 0 ? 127.0f / most : 0.0f);
+            const float scale = most / 127.0f;
+            F total = zero();
+            uint32_t* words = panel + 2 * rows;
+            for (int64_t i = from; i < end; i += 16, words += 4 * rows) {
+                const int n = static_cast<int>(real - i < 16 ? (real > i ? real - i : 0) : 16);
+                const F v = min(max(round(load(x + i, n) * factor), set(-127)), set(127));
+                total = total + v;
+                int8_t bytes[16];
+                store_i8(bytes, v);
+                for (int64_t j = 0; j < (end - i < 16 ? (end - i) / 4 : 4); j++)
+                    std::memcpy(words + j * rows, bytes + 4 * j, 4);
+            }
+            std::memcpy(panel, &scale, 4);
+            panel[rows] = static_cast<uint32_t>(static_cast<int32_t>(sum(total)));
+            panel += (2 + (end - from) / 4) * rows;
+        }
+        x += inputs;
+    }
+}
+
+// y = scale * elements [begin, end) of row `row`.
+void gather_quantised(const Matrix& m, int64_t row, int64_t begin, int64_t end, float scale, float* y) {
+    const Quant& q = m.quant;
+    const ChunkLayout at(q);
+    const std::byte* tile = m.data + row / kTile * m.tile_bytes;
+    const int64_t lane = row % kTile, count = q.groups();
+    alignas(64) float scales[kChunkGroups * kTile], shifts[kChunkGroups * kTile], weights[kFloatInputs * kTile];
+    const std::byte* chunk = tile;
+    int64_t before = 0;
+    for (int64_t g = 0; g < count; g += q.per_chunk, chunk += at.bytes) {
+        const int64_t groups = count - g < q.per_chunk ? count - g : q.per_chunk;
+        const int64_t next = (g + groups) * q.group < q.inputs ? (g + groups) * q.group : q.inputs;
+        if (q.order == nullptr && (next <= begin || before >= end)) {
+            before = next;
+            continue;
+        }
+        const int64_t inputs = (groups - 1) * q.padded() + q.padded_of(g + groups - 1);
+        chunk_scales(q, at, chunk, groups, scales, shifts, kTile);
+        for (int64_t from = 0; from < inputs; from += kFloatInputs) {
+            const int64_t to = from + kFloatInputs < inputs ? from + kFloatInputs : inputs;
+            const int64_t n = expand(q, chunk + at.codes, g, from, to, scales, shifts, kTile, weights);
+            for (int64_t i = 0; i < n; i++) {
+                const int64_t input = q.order != nullptr ? q.order[before + i] : before + i;
+                if (input >= begin && input < end) y[input - begin] = weights[i * kTile + lane] * scale;
+            }
+            before += n;
+        }
+    }
+}
+
+}  // namespace
+}  // namespace penstock
