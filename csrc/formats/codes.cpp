@@ -3,6 +3,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "formats/lanes.h"
 #include "formats/pack.h"
 
 namespace penstock {
@@ -66,50 +67,104 @@ bool counts_up(const std::vector<int32_t>& order, int64_t k) {
     return true;
 }
 
+// Four bytes of which each is a nibble of the low half of x.
+V4 spread(V4 x) {
+    x = (x | x << 8) & 0x00ff00ff;
+    return (x | x << 4) & 0x0f0f0f0f;
+}
+
 struct Reader {
     CodedRows r;
     Quant q;
-    uint8_t flip;  // turns a signed byte into one from 0
+    uint32_t flip;  // turns signed bytes into ones from 0
     float bias;
     std::vector<int32_t> order, source;
 
     uint8_t code(const uint8_t* row, int64_t k) const {
         if (q.codes == CodeKind::u4) return k % 2 == 0 ? row[k / 2] & 15 : row[k / 2] >> 4;
-        return row[k] ^ flip;
+        return row[k] ^ static_cast<uint8_t>(flip);
     }
 
-    void operator()(int64_t row, int64_t first, int64_t groups, RowChunk& out) const {
-        const uint8_t* from = r.codes + row * r.codes_ld;
-        for (int64_t g = 0; g < groups; g++) {
-            const int64_t n = q.inputs_of(first + g), k = (first + g) * q.group;
-            const int64_t at = source.empty() ? first + g : source[static_cast<size_t>(first + g)];
-            uint8_t* to = out.codes + g * q.padded();
-            out.scales[g] = r.scales[row * r.scales_ld + at];
-            out.zeros[g] = r.zeros != nullptr ? r.zeros[row * r.zeros_ld + at] + bias : bias;
-            if (!order.empty()) {
-                for (int64_t i = 0; i < n; i++) {
-                    const int32_t input = order[static_cast<size_t>(k + i)];
-                    if (input >= 0) to[i] = code(from, input);
-                }
-            } else if (q.codes == CodeKind::u4) {
-                nibbles(from, k, n, to);
-            } else {
-                for (int64_t i = 0; i < n; i++) to[i] = from[k + i] ^ flip;
+    void operator()(int64_t row, int rows, int64_t first, int64_t groups, TileChunk& out) const {
+        for (int lane = 0; lane < rows; lane++) scales(row + lane, first, groups, lane, out);
+        for (int quad = 0; quad < kQuads; quad++) {
+            const Rows4 from = rows4(r.codes + row * r.codes_ld, r.codes_ld, 4 * quad, rows);
+            for (int64_t g = 0; g < groups; g++) {
+                const int64_t n = q.inputs_of(first + g), k = (first + g) * q.group;
+                const Lanes4 to = Lanes4{out.words + 4 * quad} + g * (q.padded() / 4);
+                int64_t done = 0;
+                if (order.empty() && q.codes != CodeKind::u4) done = bytes(from + k, n, to);
+                if (order.empty() && q.codes == CodeKind::u4 && k % 2 == 0) done = nibbles(from + k / 2, n, to);
+                for (int i = 0; i < 4; i++) rest(from.row[i], k, done, n, q.padded_of(first + g), to.words + i);
+                if (q.codes != CodeKind::e4m3) continue;
+                for (int i = 0; i < 4; i++)  // a NaN spoils its group's scale, as its product would be
+                    if (has_nan(to.words + i, n)) out.scales[g][4 * quad + i] = bits(std::nanf(""));
             }
-            if (q.codes != CodeKind::e4m3) continue;
-            for (int64_t i = 0; i < n; i++)  // a NaN spoils its group's scale, as its product would be
-                if ((to[i] & 127) == 127) out.scales[g] = std::nanf("");
         }
     }
 
-    static void nibbles(const uint8_t* row, int64_t k, int64_t n, uint8_t* to) {
-        if (k % 2 != 0 && n > 0) *to++ = row[k / 2] >> 4, k++, n--;
-        const uint8_t* from = row + k / 2;
-        for (int64_t i = 0; i < n / 2; i++) {
-            to[2 * i] = from[i] & 15;
-            to[2 * i + 1] = from[i] >> 4;
+    static uint32_t bits(float x) { return __builtin_bit_cast(uint32_t, x); }
+
+    void scales(int64_t row, int64_t first, int64_t groups, int lane, TileChunk& out) const {
+        const bool half = q.scales == ScaleKind::f16;
+        for (int64_t g = 0; g < groups; g++) {
+            const int64_t at = source.empty() ? first + g : source[static_cast<size_t>(first + g)];
+            const float scale = r.scales[row * r.scales_ld + at];
+            out.scales[g][lane] = half ? to_half(scale) : bits(scale);
+            if (q.zeros == ZeroKind::constant) continue;
+            const float zero = r.zeros[row * r.zeros_ld + at] + bias;
+            out.zeros[g][lane] = q.zeros == ZeroKind::u8    ? static_cast<uint32_t>(zero)
+                                 : q.zeros == ZeroKind::f16 ? to_half(zero)
+                                                            : bits(zero);
         }
-        if (n % 2 != 0) to[n - 1] = from[n / 2] & 15;
+    }
+
+    // Whole pieces of n codes; how many they are.
+    int64_t bytes(const Rows4& from, int64_t n, const Lanes4& to) const {
+        V4 w[4];
+        int64_t i = 0;
+        for (; i + 16 <= n; i += 16) {
+            words<4>(from, i, w);
+            for (int j = 0; j < 4; j++) to.put(i / 4 + j, w[j] ^ flip);
+        }
+        for (; i + 4 <= n; i += 4) to.put(i / 4, word(from, i) ^ flip);
+        return i;
+    }
+    static int64_t nibbles(const Rows4& from, int64_t n, const Lanes4& to) {
+        V4 w[4];
+        int64_t i = 0;
+        for (; i + 32 <= n; i += 32) {
+            words<4>(from, i / 2, w);
+            for (int j = 0; j < 4; j++) {
+                to.put(i / 4 + 2 * j, spread(w[j] & 0xffff));
+                to.put(i / 4 + 2 * j + 1, spread(w[j] >> 16));
+            }
+        }
+        for (; i + 8 <= n; i += 8) {
+            w[0] = word(from, i / 2);
+            to.put(i / 4, spread(w[0] & 0xffff));
+            to.put(i / 4 + 1, spread(w[0] >> 16));
+        }
+        return i;
+    }
+
+    // Codes begin .. n one by one (begin is a multiple of four), then zeros up to `padded`.
+    void rest(const uint8_t* row, int64_t k, int64_t begin, int64_t n, int64_t padded, uint32_t* to) const {
+        for (int64_t i = begin; i < padded; i += 4) {
+            uint32_t w = 0;
+            for (int64_t j = i; j < i + 4 && j < n; j++) {
+                const int64_t input = order.empty() ? k + j : order[static_cast<size_t>(k + j)];
+                if (input >= 0) w |= static_cast<uint32_t>(code(row, input)) << (8 * (j - i));
+            }
+            to[i / 4 * kTile] = w;
+        }
+    }
+
+    static bool has_nan(const uint32_t* words, int64_t n) {
+        uint32_t found = 0;
+        for (int64_t i = 0; i < n; i += 4)  // a byte of 0x7f, its sign aside: zero when turned round
+            found |= ~(((words[i / 4 * kTile] & 0x7f7f7f7f) ^ 0x7f7f7f7f) + 0x7f7f7f7f) & 0x80808080;
+        return found != 0;
     }
 };
 
@@ -123,7 +178,7 @@ QuantSource coded_source(const CodedRows& r) {
     int64_t groups = (r.k + r.group - 1) / r.group;
     const bool int8 = r.format == "int8";
     q.codes = int8 ? CodeKind::u8 : r.format == "int4" ? CodeKind::u4 : CodeKind::e4m3;
-    reader.flip = int8 ? 128 : 0;
+    reader.flip = int8 ? 0x80808080 : 0;
     reader.bias = int8 ? 128.0f : 0.0f;
     const Facts facts = facts_of(r, groups, reader.bias);
     q.scales = facts.half && q.codes != CodeKind::e4m3 ? ScaleKind::f16 : ScaleKind::f32;
@@ -140,8 +195,7 @@ QuantSource coded_source(const CodedRows& r) {
     }
     q.group = static_cast<int32_t>(r.group);
     q.inputs = reader.order.empty() ? r.k : static_cast<int64_t>(reader.order.size());
-    q.per_chunk = static_cast<int32_t>(q.padded() >= kChunkInputs ? 1 : kChunkInputs / q.padded());
-    if (q.per_chunk > kChunkGroups) q.per_chunk = kChunkGroups;
+    q.per_chunk = groups_of_chunk(q);
     q.one_scale = r.one_scale;
     q.step = r.one_scale ? 1 << 16 : 128;
     QuantSource source{q, reader.order, {}};

@@ -3,127 +3,147 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "formats/lanes.h"
 #include "formats/pack.h"
 
 namespace penstock {
 namespace {
 
-float half_at(const uint8_t* p) {
-    uint16_t h;
-    std::memcpy(&h, p, 2);
-    const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16, bits = h & 0x7fff;
-    if (bits >= 0x7c00) return __builtin_bit_cast(float, sign | 0x7f800000 | (bits & 0x3ff) << 13);
-    const float small = static_cast<float>(bits) * 0x1p-24f;
-    const uint32_t u = bits >= 0x400 ? (bits << 13) + (112u << 23) : __builtin_bit_cast(uint32_t, small);
-    return __builtin_bit_cast(float, sign | u);
-}
+constexpr uint32_t kNibble = 0x0f0f0f0f, kCrumb = 0x03030303, kBit = 0x01010101, kSign = 0x80808080;
 
-uint16_t raw_half(const uint8_t* p) {
+uint16_t half_at(const uint8_t* p) {
     uint16_t h;
     std::memcpy(&h, p, 2);
     return h;
 }
 
-// Low nibbles of n bytes, then the high ones.
-void nibbles(const uint8_t* b, int n, uint8_t* out) {
-    for (int i = 0; i < n; i++) out[i] = b[i] & 15, out[n + i] = b[i] >> 4;
+// All functions on blocks take those of four rows, and put words of codes into their lanes.
+
+// Low nibbles of N words, then the high ones.
+template <int N>
+void nibbles(const Rows4& b, int64_t at, const Lanes4& out) {
+    V4 w[N];
+    words<N>(b, at, w);
+    for (int j = 0; j < N; j++) out.put(j, w[j] & kNibble), out.put(N + j, w[j] >> 4 & kNibble);
 }
 // 64 bytes: 32 of them give 128 codes, their lowest bit pairs the first 32 of those.
-void crumbs(const uint8_t* b, uint8_t* out) {
+void crumbs(const Rows4& b, int64_t at, V4* out) {
+    V4 w[16];
+    words<16>(b, at, w);
     for (int half = 0; half < 2; half++)
         for (int shift = 0; shift < 4; shift++)
-            for (int i = 0; i < 32; i++) *out++ = b[half * 32 + i] >> (2 * shift) & 3;
+            for (int j = 0; j < 8; j++) *out++ = w[half * 8 + j] >> (2 * shift) & kCrumb;
 }
-void fifth_bits(const uint8_t* b, uint8_t* codes) {
-    for (int i = 0; i < 32; i++) codes[i] = static_cast<uint8_t>(codes[i] | (b[i / 8] >> (i % 8) & 1) << 4);
-}
-
-// One block each: codes and a scale (and a shift) of a group of 32.
-void q8_0(const uint8_t* b, uint8_t* codes, float& scale, float&) {
-    scale = half_at(b);
-    for (int i = 0; i < 32; i++) codes[i] = b[2 + i] ^ 128;
-}
-void q4_0(const uint8_t* b, uint8_t* codes, float& scale, float&) {
-    scale = half_at(b);
-    nibbles(b + 2, 16, codes);
-}
-void q4_1(const uint8_t* b, uint8_t* codes, float& scale, float& shift) {
-    scale = half_at(b);
-    shift = half_at(b + 2);
-    nibbles(b + 4, 16, codes);
-}
-void q5_0(const uint8_t* b, uint8_t* codes, float& scale, float&) {
-    scale = half_at(b);
-    nibbles(b + 6, 16, codes);
-    fifth_bits(b + 2, codes);
-}
-void q5_1(const uint8_t* b, uint8_t* codes, float& scale, float& shift) {
-    scale = half_at(b);
-    shift = half_at(b + 2);
-    nibbles(b + 8, 16, codes);
-    fifth_bits(b + 4, codes);
+// The word j of 32 single bits, as the bits 4 of four codes.
+V4 fifths(V4 bits, int j) {
+    const V4 four = bits >> (4 * j) & 15;
+    return ((four | four << 7 | four << 14 | four << 21) & kBit) << 4;
 }
 
-// One block of 256 each: codes, d and m, and the scales (and minima) of its groups.
-void q2_k(const uint8_t* b, RowChunk& out) {
-    for (int i = 0; i < 16; i++) out.scales[i] = b[i] & 15, out.zeros[i] = b[i] >> 4;
-    crumbs(b + 16, out.codes);
-    out.d = raw_half(b + 80);
-    out.m = raw_half(b + 82);
+// One block of 32 each.
+void q8_0(const Rows4& b, const Lanes4& out) {
+    V4 w[8];
+    words<8>(b, 2, w);
+    for (int j = 0; j < 8; j++) out.put(j, w[j] ^ kSign);
 }
-void q3_k(const uint8_t* b, RowChunk& out) {
+void q4_0(const Rows4& b, const Lanes4& out) { nibbles<4>(b, 2, out); }
+void q4_1(const Rows4& b, const Lanes4& out) { nibbles<4>(b, 4, out); }
+void five(const Rows4& b, int64_t bits, const Lanes4& out) {
+    V4 w[4];
+    words<4>(b, bits + 4, w);
+    const V4 top = word(b, bits);
+    for (int j = 0; j < 4; j++) {
+        out.put(j, (w[j] & kNibble) | fifths(top, j));
+        out.put(4 + j, (w[j] >> 4 & kNibble) | fifths(top, 4 + j));
+    }
+}
+void q5_0(const Rows4& b, const Lanes4& out) { five(b, 2, out); }
+void q5_1(const Rows4& b, const Lanes4& out) { five(b, 4, out); }
+
+// One block of 256 each.
+void q2_k(const Rows4& b, const Lanes4& out) {
+    V4 w[64];
+    crumbs(b, 16, w);
+    for (int j = 0; j < 64; j++) out.put(j, w[j]);
+}
+void q3_k(const Rows4& b, const Lanes4& out) {
+    V4 w[64], third[8];
+    crumbs(b, 32, w);
+    words<8>(b, 0, third);
+    for (int j = 0; j < 64; j++) out.put(j, w[j] | (third[j % 8] >> (j / 8) & kBit) << 2);
+}
+void q4_k(const Rows4& b, const Lanes4& out) {
+    for (int i = 0; i < 4; i++) nibbles<8>(b, 16 + 32 * i, out + 16 * i);
+}
+void q5_k(const Rows4& b, const Lanes4& out) {
+    V4 fifth[8], w[8];
+    words<8>(b, 16, fifth);
+    for (int i = 0; i < 4; i++) {
+        words<8>(b, 48 + 32 * i, w);
+        for (int j = 0; j < 8; j++) {
+            out.put(16 * i + j, (w[j] & kNibble) | (fifth[j] >> (2 * i) & kBit) << 4);
+            out.put(16 * i + 8 + j, (w[j] >> 4 & kNibble) | (fifth[j] >> (2 * i + 1) & kBit) << 4);
+        }
+    }
+}
+void q6_k(const Rows4& b, const Lanes4& out) {
+    V4 top[64], w[16];
+    crumbs(b, 128, top);
+    for (int half = 0; half < 2; half++) {
+        words<16>(b, 64 * half, w);
+        for (int j = 0; j < 16; j++) {
+            const int at = 32 * half + j;
+            out.put(at, (w[j] & kNibble) | top[at] << 4);
+            out.put(at + 16, (w[j] >> 4 & kNibble) | top[at + 16] << 4);
+        }
+    }
+}
+void iq4_xs(const Rows4& b, const Lanes4& out) {
+    for (int i = 0; i < 8; i++) nibbles<4>(b, 8 + 16 * i, out + 8 * i);
+}
+
+// What scales one block of 256 of one row: d and m, and the scales (and minima) of its groups.
+void scales_of_16(const uint8_t* b, int lane, TileChunk& out) {  // q2_k
+    for (int i = 0; i < 16; i++) out.scales[i][lane] = b[i] & 15, out.zeros[i][lane] = b[i] >> 4;
+    out.d[lane] = half_at(b + 80);
+    out.m[lane] = half_at(b + 82);
+}
+void scales_q3_k(const uint8_t* b, int lane, TileChunk& out) {
     for (int i = 0; i < 16; i++) {
         const int low = i < 8 ? b[96 + i] & 15 : b[96 + i - 8] >> 4;
         const int top = b[104 + i % 4] >> (2 * (i / 4)) & 3;
-        out.scales[i] = static_cast<float>((low | top << 4) - 32);
+        out.scales[i][lane] = static_cast<uint32_t>((low | top << 4) - 32);
     }
-    crumbs(b + 32, out.codes);
-    for (int i = 0; i < 256; i++) out.codes[i] = static_cast<uint8_t>(out.codes[i] | (b[i % 32] >> (i / 32) & 1) << 2);
-    out.d = raw_half(b + 108);
+    out.d[lane] = half_at(b + 108);
 }
-// 12 bytes: 8 scales and 8 minima of 6 bits.
-void scales_k(const uint8_t* b, RowChunk& out) {
+// 12 bytes: 8 scales and 8 minima of 6 bits. q4_k, q5_k.
+void scales_of_8(const uint8_t* b, int lane, TileChunk& out) {
+    out.d[lane] = half_at(b);
+    out.m[lane] = half_at(b + 2);
+    b += 4;
     for (int i = 0; i < 4; i++) {
-        out.scales[i] = b[i] & 63;
-        out.zeros[i] = b[4 + i] & 63;
-        out.scales[4 + i] = static_cast<float>((b[8 + i] & 15) | b[i] >> 6 << 4);
-        out.zeros[4 + i] = static_cast<float>((b[8 + i] >> 4) | b[4 + i] >> 6 << 4);
+        out.scales[i][lane] = b[i] & 63;
+        out.zeros[i][lane] = b[4 + i] & 63;
+        out.scales[4 + i][lane] = static_cast<uint32_t>((b[8 + i] & 15) | b[i] >> 6 << 4);
+        out.zeros[4 + i][lane] = static_cast<uint32_t>(b[8 + i] >> 4 | b[4 + i] >> 6 << 4);
     }
 }
-void q4_k(const uint8_t* b, RowChunk& out) {
-    out.d = raw_half(b);
-    out.m = raw_half(b + 2);
-    scales_k(b + 4, out);
-    for (int i = 0; i < 4; i++) nibbles(b + 16 + 32 * i, 32, out.codes + 64 * i);
+void scales_q6_k(const uint8_t* b, int lane, TileChunk& out) {
+    for (int i = 0; i < 16; i++) out.scales[i][lane] = b[192 + i];
+    out.d[lane] = half_at(b + 208);
 }
-void q5_k(const uint8_t* b, RowChunk& out) {
-    out.d = raw_half(b);
-    out.m = raw_half(b + 2);
-    scales_k(b + 4, out);
-    for (int i = 0; i < 4; i++) nibbles(b + 48 + 32 * i, 32, out.codes + 64 * i);
-    for (int i = 0; i < 256; i++)
-        out.codes[i] = static_cast<uint8_t>(out.codes[i] | (b[16 + i % 32] >> (i / 32) & 1) << 4);
-}
-void q6_k(const uint8_t* b, RowChunk& out) {
-    uint8_t top[256];
-    crumbs(b + 128, top);
-    for (int half = 0; half < 2; half++) nibbles(b + 64 * half, 64, out.codes + 128 * half);
-    for (int i = 0; i < 256; i++) out.codes[i] = static_cast<uint8_t>(out.codes[i] | top[i] << 4);
-    for (int i = 0; i < 16; i++) out.scales[i] = static_cast<int8_t>(b[192 + i]);
-    out.d = raw_half(b + 208);
-}
-void iq4_xs(const uint8_t* b, RowChunk& out) {
-    out.d = raw_half(b);
-    const uint16_t high = raw_half(b + 2);
+void scales_iq4_xs(const uint8_t* b, int lane, TileChunk& out) {
+    out.d[lane] = half_at(b);
+    const uint16_t high = half_at(b + 2);
     for (int i = 0; i < 8; i++)
-        out.scales[i] = static_cast<float>(((b[4 + i / 2] >> (4 * (i % 2)) & 15) | (high >> (2 * i) & 3) << 4) - 32);
-    for (int i = 0; i < 8; i++) nibbles(b + 8 + 16 * i, 16, out.codes + 32 * i);
+        out.scales[i][lane] =
+            static_cast<uint32_t>(((b[4 + i / 2] >> (4 * (i % 2)) & 15) | (high >> (2 * i) & 3) << 4) - 32);
 }
 
 struct Small {
     const char* name;
     int bytes;
-    void (*read)(const uint8_t*, uint8_t* codes, float& scale, float& shift);
+    void (*read)(const Rows4& blocks, const Lanes4& out);
     CodeKind codes;
     bool shift;
     uint8_t zero;
@@ -137,16 +157,20 @@ constexpr Small kSmall[] = {
 struct Large {
     const char* name;
     int bytes;
-    void (*read)(const uint8_t*, RowChunk& out);
+    void (*read)(const Rows4& blocks, const Lanes4& out);
+    void (*scales)(const uint8_t* block, int lane, TileChunk& out);
     CodeKind codes;
     int group;
     bool shift;
     uint8_t zero;
 };
 constexpr Large kLarge[] = {
-    {"q2_k", 84, q2_k, CodeKind::u2, 16, true, 0},    {"q3_k", 110, q3_k, CodeKind::u3, 16, false, 4},
-    {"q4_k", 144, q4_k, CodeKind::u4, 32, true, 0},   {"q5_k", 176, q5_k, CodeKind::u5, 32, true, 0},
-    {"q6_k", 210, q6_k, CodeKind::u6, 16, false, 32}, {"iq4_xs", 136, iq4_xs, CodeKind::iq4, 32, false, 127},
+    {"q2_k", 84, q2_k, scales_of_16, CodeKind::u2, 16, true, 0},
+    {"q3_k", 110, q3_k, scales_q3_k, CodeKind::u3, 16, false, 4},
+    {"q4_k", 144, q4_k, scales_of_8, CodeKind::u4, 32, true, 0},
+    {"q5_k", 176, q5_k, scales_of_8, CodeKind::u5, 32, true, 0},
+    {"q6_k", 210, q6_k, scales_q6_k, CodeKind::u6, 16, false, 32},
+    {"iq4_xs", 136, iq4_xs, scales_iq4_xs, CodeKind::iq4, 32, false, 127},
 };
 
 Quant quant_of(CodeKind codes, ScaleKind scales, bool shift, uint8_t zero, int group, int64_t k) {
@@ -172,18 +196,31 @@ QuantSource block_source(const BlockRows& r) {
     for (const Small& f : kSmall) {
         if (r.format != f.name) continue;
         check(r, 32, f.bytes);
-        const auto read = [r, &f](int64_t row, int64_t first, int64_t groups, RowChunk& out) {
-            const uint8_t* b = r.blocks + row * r.ld + first * f.bytes;
-            for (int64_t g = 0; g < groups; g++, b += f.bytes)
-                f.read(b, out.codes + 32 * g, out.scales[g], out.zeros[g]);
+        const auto read = [r, &f](int64_t row, int rows, int64_t first, int64_t groups, TileChunk& out) {
+            const uint8_t* blocks = r.blocks + row * r.ld + first * f.bytes;
+            for (int quad = 0; quad < kQuads; quad++) {
+                Rows4 b = rows4(blocks, r.ld, 4 * quad, rows);
+                for (int64_t g = 0; g < groups; g++, b = b + f.bytes) {
+                    f.read(b, Lanes4{out.words + 4 * quad} + 8 * g);
+                    for (int i = 0; i < 4; i++) {  // no shift in the file: these are codes, and not looked at
+                        out.scales[g][4 * quad + i] = half_at(b.row[i]);
+                        out.zeros[g][4 * quad + i] = half_at(b.row[i] + 2);
+                    }
+                }
+            }
         };
         return {quant_of(f.codes, ScaleKind::f16, f.shift, f.zero, 32, r.k), {}, read};
     }
     for (const Large& f : kLarge) {
         if (r.format != f.name) continue;
         check(r, 256, f.bytes);
-        const auto read = [r, &f](int64_t row, int64_t first, int64_t, RowChunk& out) {
-            f.read(r.blocks + row * r.ld + first * f.group / 256 * f.bytes, out);
+        const auto read = [r, &f](int64_t row, int rows, int64_t first, int64_t, TileChunk& out) {
+            const uint8_t* blocks = r.blocks + row * r.ld + first * f.group / 256 * f.bytes;
+            for (int quad = 0; quad < kQuads; quad++) {
+                const Rows4 b = rows4(blocks, r.ld, 4 * quad, rows);
+                f.read(b, Lanes4{out.words + 4 * quad});
+                for (int i = 0; i < 4; i++) f.scales(b.row[i], 4 * quad + i, out);
+            }
         };
         return {quant_of(f.codes, ScaleKind::super, f.shift, f.zero, f.group, r.k), {}, read};
     }

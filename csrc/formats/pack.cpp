@@ -8,68 +8,79 @@ namespace {
 
 uint32_t bits_of(float x) { return __builtin_bit_cast(uint32_t, x); }
 
-// Codes of one row, a byte each, into lane `lane` of the lines at `out`.
-class Lane {
-  public:
-    Lane(std::byte* out, int lane) : out_(out + lane * 4) {}
-    void put(uint32_t word) {
-        std::memcpy(out_, &word, 4);
-        out_ += kLineBytes;
-    }
-
-  private:
-    std::byte* out_;
-};
+// A word of each lane of a tile.
+using V16 = uint32_t __attribute__((vector_size(64)));
 
 // The bits `mask` (of every byte) of `count` words, `width` apart, from bit `shift` on.
-uint32_t gathered(const uint32_t* w, int count, int shift, uint32_t mask, int width) {
-    uint32_t all = 0;
-    for (int i = 0; i < count; i++) all |= (w[i] >> shift & mask) << (i * width);
-    return all;
+inline void gather(V16& all, const uint32_t* words, int first, int count, int shift, uint32_t mask, int width) {
+    V16 w;
+    for (int i = 0; i < count; i++) {
+        std::memcpy(&w, words + (first + i) * kTile, sizeof w);
+        const V16 part = (w >> shift & mask) << (i * width);
+        all = i == 0 ? part : all | part;
+    }
 }
 
-void write_codes(CodeKind kind, const uint8_t* codes, int64_t inputs, std::byte* out, int lane) {
+void write_codes(CodeKind kind, const uint32_t* words, int64_t inputs, std::byte* out) {
     constexpr uint32_t kNibble = 0x0f0f0f0f, kCrumb = 0x03030303, kBit = 0x01010101;
     const int unit = unit_inputs(kind);
-    Lane to(out, lane);
-    uint32_t w[8];
-    for (int64_t i = 0; i < inputs; i += unit) {
-        std::memcpy(w, codes + i, static_cast<size_t>(unit));
+    if (unit == 4) {
+        std::memcpy(out, words, static_cast<size_t>(inputs / 4) * kLineBytes);
+        return;
+    }
+    const auto put = [&](int first, int count, int shift, uint32_t mask, int width) {
+        V16 line;
+        gather(line, words, first, count, shift, mask, width);
+        std::memcpy(out, &line, kLineBytes);
+        out += kLineBytes;
+    };
+    for (int64_t i = 0; i < inputs; i += unit, words += unit / 4 * kTile) {
         switch (kind) {
             case CodeKind::u8:
             case CodeKind::e4m3:
-                to.put(w[0]);
                 break;
             case CodeKind::u4:
             case CodeKind::iq4:
-                to.put(w[0] | w[1] << 4);
+                put(0, 2, 0, kNibble, 4);
                 break;
             case CodeKind::u2:
-                to.put(gathered(w, 4, 0, kCrumb, 2));
+                put(0, 4, 0, kCrumb, 2);
                 break;
             case CodeKind::u6:
-                to.put(gathered(w, 2, 0, kNibble, 4));
-                to.put(gathered(w + 2, 2, 0, kNibble, 4));
-                to.put(gathered(w, 4, 4, kCrumb, 2));
+                put(0, 2, 0, kNibble, 4);
+                put(2, 2, 0, kNibble, 4);
+                put(0, 4, 4, kCrumb, 2);
                 break;
             case CodeKind::u5:
-                for (int j = 0; j < 8; j += 2) to.put(gathered(w + j, 2, 0, kNibble, 4));
-                to.put(gathered(w, 8, 4, kBit, 1));
+                for (int j = 0; j < 8; j += 2) put(j, 2, 0, kNibble, 4);
+                put(0, 8, 4, kBit, 1);
                 break;
             case CodeKind::u3:
-                to.put(gathered(w, 4, 0, kCrumb, 2));
-                to.put(gathered(w + 4, 4, 0, kCrumb, 2));
-                to.put(gathered(w, 8, 2, kBit, 1));
+                put(0, 4, 0, kCrumb, 2);
+                put(4, 4, 0, kCrumb, 2);
+                put(0, 8, 2, kBit, 1);
                 break;
         }
     }
 }
 
-void write_number(std::byte* p, int64_t at, int bytes, float x) {
-    if (bytes == 4) std::memcpy(p + at * 4, &x, 4);
-    const uint16_t half = bytes == 2 ? to_half(x) : 0;
-    if (bytes == 2) std::memcpy(p + at * 2, &half, 2);
-    if (bytes == 1) p[at] = static_cast<std::byte>(static_cast<int>(x) & 255);
+// The low bytes of 16 numbers.
+void write_numbers(std::byte* to, int bytes, const uint32_t* from) {
+    if (bytes == 4) std::memcpy(to, from, kTile * 4);
+    for (int i = 0; i < kTile && bytes == 2; i++) {
+        const uint16_t half = static_cast<uint16_t>(from[i]);
+        std::memcpy(to + 2 * i, &half, 2);
+    }
+    for (int i = 0; i < kTile && bytes == 1; i++) to[i] = static_cast<std::byte>(from[i]);
+}
+
+// Zeros in the lanes from `rows` on.
+void clear_lanes(TileChunk& piece, int rows, int64_t word_count, int64_t groups) {
+    for (int lane = rows; lane < kTile; lane++) {
+        for (int64_t j = 0; j < word_count; j++) piece.words[j * kTile + lane] = 0;
+        for (int64_t g = 0; g < groups; g++) piece.scales[g][lane] = piece.zeros[g][lane] = 0;
+        piece.d[lane] = piece.m[lane] = 0;
+    }
 }
 
 int zero_bytes(const Quant& q, int scale_bytes) {
@@ -108,32 +119,35 @@ uint16_t to_half(float x) {
     return static_cast<uint16_t>(sign | ((a - (112u << 23)) >> 13));
 }
 
-void pack_quantised(const Quant& q, int64_t n, const ReadChunk& read, std::byte* dst, int64_t tile0, int64_t tile1) {
+void pack_quantised(const Quant& q, int64_t n, const ReadTile& read, std::byte* dst, int64_t tile0, int64_t tile1) {
     const ChunkLayout at(q);
     const int64_t bytes = quant_tile_bytes(q), count = q.groups();
     const bool super = q.scales == ScaleKind::super;
     const int scale_bytes = super ? 1 : q.scales == ScaleKind::f16 ? 2 : 4, of_zero = zero_bytes(q, scale_bytes);
-    std::vector<uint8_t> codes(static_cast<size_t>(q.per_chunk * q.padded() + 32));
+    const int unit = unit_inputs(q.codes);
+    // Whole units, and a line to begin on.
+    std::vector<uint32_t> memory(static_cast<size_t>((q.per_chunk * q.padded() / 4 + unit / 4 + 1) * kTile));
+    auto piece = std::make_unique<TileChunk>();
+    piece->words = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64 / 4;
     for (int64_t tile = tile0; tile < tile1; tile++) {
         std::byte* chunk = dst + tile * bytes;
+        const int64_t row = tile * kTile;
+        const int rows = static_cast<int>(n - row < kTile ? n - row : kTile);
         for (int64_t g = 0; g < count; g += q.per_chunk, chunk += at.bytes) {
             const int64_t groups = count - g < q.per_chunk ? count - g : q.per_chunk;
             const int64_t inputs = (groups - 1) * q.padded() + q.padded_of(g + groups - 1);
+            const int64_t whole = (inputs + unit - 1) / unit * unit;
+            read(row, rows, g, groups, *piece);
+            std::memset(piece->words + inputs / 4 * kTile, 0, static_cast<size_t>(whole - inputs) / 4 * kLineBytes);
+            if (rows < kTile) clear_lanes(*piece, rows, inputs / 4, groups);
             std::memset(chunk, 0, static_cast<size_t>(at.codes));
-            for (int lane = 0; lane < kTile; lane++) {
-                const int64_t row = tile * kTile + lane;
-                RowChunk piece{};
-                piece.codes = codes.data();
-                std::memset(codes.data(), 0, codes.size());
-                if (row < n) read(row, g, groups, piece);
-                for (int64_t i = 0; i < groups; i++) {
-                    write_number(chunk + at.scales, i * kTile + lane, scale_bytes, piece.scales[i]);
-                    if (of_zero > 0) write_number(chunk + at.zeros, i * kTile + lane, of_zero, piece.zeros[i]);
-                }
-                if (super) std::memcpy(chunk + lane * 2, &piece.d, 2);
-                if (super && q.zeros == ZeroKind::shift) std::memcpy(chunk + 32 + lane * 2, &piece.m, 2);
-                write_codes(q.codes, codes.data(), inputs, chunk + at.codes, lane);
+            if (super) std::memcpy(chunk, piece->d, sizeof piece->d);
+            if (super && q.zeros == ZeroKind::shift) std::memcpy(chunk + 32, piece->m, sizeof piece->m);
+            for (int64_t i = 0; i < groups; i++) {
+                write_numbers(chunk + at.scales + i * kTile * scale_bytes, scale_bytes, piece->scales[i]);
+                if (of_zero > 0) write_numbers(chunk + at.zeros + i * kTile * of_zero, of_zero, piece->zeros[i]);
             }
+            write_codes(q.codes, piece->words, whole, chunk + at.codes);
         }
     }
 }

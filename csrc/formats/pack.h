@@ -1,33 +1,34 @@
-// Packing quantised weights: a source gives the codes and scales of a piece of a row, whatever file they come from, and
-// this writes them as formats/quant.h says.
+// Packing quantised weights: a source gives the codes and scales of a piece of a tile, whatever file they come from,
+// and this writes them as formats/quant.h says.
 #pragma once
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "formats/matrix.h"
 
 namespace penstock {
 
-// The groups of one chunk of one row.
-struct RowChunk {
-    uint8_t* codes;              // padded inputs
-    uint16_t d = 0, m = 0;       // f16, with ScaleKind::super
-    float scales[kChunkGroups];  // numbers that the scale's type holds exactly
-    float zeros[kChunkGroups];
+// The groups of one chunk of a tile. Lane c is row c of the tile; those beyond the rows asked for may hold anything.
+struct TileChunk {
+    uint32_t* words;                       // [padded inputs / 4][16] four codes each, the first in the lowest byte
+    uint16_t d[kTile], m[kTile];           // f16, with ScaleKind::super
+    uint32_t scales[kChunkGroups][kTile];  // the bits of the number, as ScaleKind says
+    uint32_t zeros[kChunkGroups][kTile];   // as ZeroKind says
 };
-// Must be callable from several threads at once.
-using ReadChunk = std::function<void(int64_t row, int64_t first_group, int64_t groups, RowChunk& out)>;
+// Rows row .. row + rows - 1, at most 16. Must be callable from several threads at once.
+using ReadTile = std::function<void(int64_t row, int rows, int64_t first_group, int64_t groups, TileChunk& out)>;
 
 // Tiles [tile0, tile1) of the matrix at dst, of n rows.
-void pack_quantised(const Quant& q, int64_t n, const ReadChunk& read, std::byte* dst, int64_t tile0, int64_t tile1);
+void pack_quantised(const Quant& q, int64_t n, const ReadTile& read, std::byte* dst, int64_t tile0, int64_t tile1);
 
 // A weight to pack: how it will lie, and where it comes from. What `read` points to must live until it is packed.
 struct QuantSource {
     Quant quant;
     std::vector<int32_t> order;  // to be kept, and quant.order to point to it; empty: none
-    ReadChunk read;
+    ReadTile read;
 };
 
 // int8, int4 and fp8 codes with scales (and zero points) in float32: w = (code - zero) * scale.
@@ -56,6 +57,12 @@ struct BlockRows {
     int64_t bytes, ld;
 };
 QuantSource block_source(const BlockRows& rows);
+
+// Inputs that a chunk of groups of this many takes.
+inline int32_t groups_of_chunk(const Quant& q) {
+    const int64_t n = q.padded() >= kChunkInputs ? 1 : kChunkInputs / q.padded();
+    return static_cast<int32_t>(n < kChunkGroups ? n : kChunkGroups);
+}
 
 // Whether a float is a finite float16 exactly; which one.
 bool is_half(float x);
