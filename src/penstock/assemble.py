@@ -160,6 +160,7 @@ def _engine(
         max_model_len=max_model_len,
         eos_ids=eos_ids,
         length_key=architecture.length_key,
+        recompute_past=architecture.recompute_past,
         **_positions(architecture),
     )
     caching = config.cache.enable_prefix_caching

@@ -80,9 +80,10 @@ CASES: dict[str, dict[str, Any]] = {
         "rope_type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4], "long_factor": LONG},
         "original_max_position_embeddings": 30},
     "gemma": {"head_dim": 14},
-    "gemma2": {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 30, "attn_logit_softcapping": None},
+    "gemma2": {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 30, "attn_logit_softcapping": None,
+               "hidden_activation": "gelu"},
     "gemma3_text": {
-        "head_dim": 16, "sliding_window": 8, "final_logit_softcapping": 5.0,
+        "head_dim": 16, "sliding_window": 8, "final_logit_softcapping": 5.0, "attn_logit_softcapping": 5.0,
         "layer_types": ["full_attention", "sliding_attention"], "rope_parameters": {
             "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6},
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},

@@ -18,6 +18,7 @@ class ModelFacts:
 
     ``length_key`` tells prompt lengths apart whose cached keys differ. ``positions`` gives a sequence's position rows;
     ``boundary`` how many rows of a prompt all see each other (prefix LM): such prompts are never split or shared.
+    ``recompute_past``: a sequence that grows past so many tokens is computed anew, with ``length_key`` of a longer one.
     """
 
     vocab_size: int
@@ -26,6 +27,7 @@ class ModelFacts:
     length_key: Callable[[int], int] = lambda prompt_len: 0
     positions: Positions = plain_positions
     boundary: Callable[[Seq[int]], int] | None = None
+    recompute_past: int | None = None
 
     @property
     def whole_prompts(self) -> bool:

@@ -69,7 +69,7 @@ class BatchBuilder:
         self._top_k[seat] = params.top_k
         self._num_logprobs[seat] = seq.request.num_logprobs
         self._seed[seat] = seq.request.seed_of(seq.index)
-        self._prompt_len[seat] = seq.prompt_len + _shift(seq)
+        self._prompt_len[seat] = seq.rotary_len
         self._adapter[seat] = seq.request.adapter
         self._boundary[seat] = seq.lead + seq.request.boundary if seq.request.boundary else 0
         self._table_len[seat] = 0
@@ -163,13 +163,13 @@ class BatchBuilder:
         """Ids, positions [channels, T] and cache indexes of the step's tokens."""
         if self.positions is plain_positions and len(items) == query_start[-1]:
             ids = np.fromiter((i.seq.tokens[i.seq.computed] for i in items), np.int32, len(items))
-            shifts = np.fromiter((_shift(i.seq) - i.seq.lead for i in items), np.int32, len(items))
+            shifts = np.fromiter((i.seq.shift - i.seq.lead for i in items), np.int32, len(items))
             return ids, (starts + shifts)[None], starts
         flat: list[int] = []
         for item in items:
             seq = item.seq
             flat += seq.tokens[seq.computed : seq.computed + item.count]
-        chunks = [self.positions(i.seq, i.seq.computed, i.count) + np.int32(_shift(i.seq)) for i in items]
+        chunks = [self.positions(i.seq, i.seq.computed, i.count) + np.int32(i.seq.shift) for i in items]
         positions = np.concatenate(chunks, axis=1)
         indexes = np.concatenate([np.arange(s, s + i.count, dtype=np.int32) for s, i in zip(starts, items)])
         return np.asarray(flat, np.int32), positions.astype(np.int32, copy=False), indexes
@@ -240,12 +240,6 @@ class BatchBuilder:
             mask_row=mask_row,
             masks=masks,
         )
-
-
-def _shift(seq: Sequence) -> int:
-    """How far a prefix moves the positions of the tokens behind it."""
-    prefix = seq.request.prefix
-    return prefix.rows if prefix is not None and prefix.shifts else 0
 
 
 def _wants_logits(entry: Entry) -> bool:

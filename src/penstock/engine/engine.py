@@ -200,6 +200,8 @@ class Engine:
 
     def step(self) -> list[SequenceUpdate]:
         """Plan, run and account for one step. A step that fails ends its requests with an error, not the engine."""
+        if (length := self.facts.recompute_past) is not None:
+            self.scheduler.start_over(length, self.facts.length_key(length + 1))
         plan = self.scheduler.plan()
         if not plan.items:
             return []

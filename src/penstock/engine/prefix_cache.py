@@ -68,7 +68,7 @@ class PrefixCache:
         request = seq.request
         prefix = request.prefix.serial if request.prefix is not None else 0
         adapter = request.adapter_serial or request.adapter
-        facts = f"{request.cache_salt!r}|{adapter}|{request.length_key}|{prefix}"
+        facts = f"{request.cache_salt!r}|{adapter}|{seq.length_key}|{prefix}"
         return blake2b(facts.encode(), key=self._key, digest_size=16).digest()
 
     def _digest(self, previous: bytes, tokens: Seq[int]) -> bytes:

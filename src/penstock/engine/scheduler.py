@@ -102,6 +102,17 @@ class Scheduler:
         seq.become(parent)
         self.on_seat(seq)
 
+    def start_over(self, length: int, key: int) -> None:
+        """Have sequences that have just grown past ``length`` positions computed anew, as a prompt of that length is.
+
+        ``key``: their ``length_key`` from then on.
+        """
+        for seq in list(self.running):
+            if seq.status is Status.RUNNING and seq.rotary_len <= length < len(seq.tokens) + seq.shift:
+                for each in seq.request.sequences if seq.request.beams is not None else [seq]:
+                    each.rotary_len, each.length_key, each.block_names = length + 1, key, []
+                self._take_back(seq)
+
     def plan(self) -> Plan:
         """Choose the next step's tokens and give them blocks. An empty plan means that there is nothing to run."""
         step = _Step(self.config.max_num_batched_tokens, self.config.max_logits_rows)
@@ -221,17 +232,21 @@ class Scheduler:
         return True
 
     def _preempt(self, seq: Sequence, step: _Step) -> None:
+        self.preemptions += 1
+        seq.request.metrics.preemptions += 1
+        self._take_back(seq, step)
+
+    def _take_back(self, seq: Sequence, step: _Step | None = None) -> None:
         """Take back all that ``seq`` has. Beams go together: they could not advance without each other."""
         search = seq.request.beams
         for each in [seq] if search is None else seq.request.sequences:
-            step.drop(each)
+            if step is not None:
+                step.drop(each)
             self.running.remove(each)
             self._release(each)
         if search is not None:
             seq = search.fold()
         seq.computed = 0
-        self.preemptions += 1
-        seq.request.metrics.preemptions += 1
         self.add(seq)
 
     def _release(self, seq: Sequence) -> None:

@@ -131,11 +131,17 @@ class Sequence:
     constraint: Constraint | None = None
     prompt_len: int = field(init=False)
     lead: int = field(init=False)  # cache rows before the first token: token i lies in cache row lead + i
+    shift: int = field(init=False)  # the first token's position
+    rotary_len: int = field(init=False)  # the prompt's length where a rotary embedding goes by it
+    length_key: int = field(init=False)
 
     def __post_init__(self) -> None:
         prefix = self.request.prefix
         self.prompt_len = len(self.request.prompt)
         self.lead = prefix.rows if prefix is not None else 0
+        self.shift = self.lead if prefix is not None and prefix.shifts else 0
+        self.rotary_len = self.prompt_len + self.shift
+        self.length_key = self.request.length_key
 
     @property
     def wanted(self) -> int:
@@ -164,6 +170,7 @@ class Sequence:
         """Take over what ``other`` has; the caller sees to references to blocks."""
         self.tokens, self.computed = list(other.tokens), other.computed
         self.blocks, self.block_names = list(other.blocks), list(other.block_names)
+        self.rotary_len, self.length_key = other.rotary_len, other.length_key
         self.counts = dict(other.counts) if other.counts is not None else None
         self.constraint = other.constraint.copy() if other.constraint is not None else None
 

@@ -182,6 +182,7 @@ class Architecture:
     """All facts of one model. ``context_length`` is the longest sequence it was made for, in tokens.
 
     ``prefix_shifts``: behind a tuned prefix of keys and values, positions go on from its length (else from 0).
+    ``recompute_past``: a sequence that grows past so many tokens is computed anew, since its rotary embedding changes.
     """
 
     family: str
@@ -195,6 +196,7 @@ class Architecture:
     position_channels: int = 1
     position_tokens: PositionTokens | None = None
     prefix_shifts: bool = True
+    recompute_past: int | None = None
 
     @property
     def length_scaling(self) -> RopeScaling | None:

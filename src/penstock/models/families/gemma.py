@@ -55,9 +55,9 @@ def gemma_norm(r: Reader) -> Norm:
 
 
 def gemma_activation(r: Reader) -> Activation:
-    """``hidden_activation``, else ``hidden_act``; a plain "gelu" there was always meant as the tanh form."""
-    name = r.get("hidden_activation", "hidden_act", default="gelu_pytorch_tanh")
-    return "gelu_tanh" if name == "gelu" else r.activation("hidden_activation", "hidden_act", default="gelu_tanh")
+    """``hidden_activation``, else ``hidden_act``; a plain "gelu" in the latter was always meant as the tanh form."""
+    name = r.activation("hidden_activation", "hidden_act", default="gelu_tanh")
+    return "gelu_tanh" if r.config.get("hidden_activation") is None and name == "gelu" else name
 
 
 def gemma_head(r: Reader, cap: float | None) -> Head:

@@ -12,7 +12,6 @@ from penstock.models.families.gemma import (
     gemma_head,
     gemma_norm,
     query_scale,
-    read_cap,
 )
 from penstock.models.family import Config, Family
 from penstock.models.reading import MAX_CONTEXT, MAX_LAYERS, Reader
@@ -25,10 +24,8 @@ def architecture(config: Config) -> Architecture:
     s = read_sizes(r, context=131072, kv_heads=4, head_dim=256)
     norm = gemma_norm(r)
     bias = r.flag("attention_bias", default=False)
-    attention = Attention(
-        s.heads, s.kv_heads, s.head_dim, query_scale(r), qk_norm=norm,
-        softcap=read_cap(r, "attn_logit_softcapping", None), qkv_bias=bias, out_bias=bias,
-    )  # fmt: skip
+    r.read.add("attn_logit_softcapping")  # the published code reads it and never applies it
+    attention = Attention(s.heads, s.kv_heads, s.head_dim, query_scale(r), qk_norm=norm, qkv_bias=bias, out_bias=bias)
     everywhere, local = _ropes(r, s)
     pattern = r.whole("sliding_window_pattern", "_sliding_window_pattern", default=6, high=MAX_LAYERS)
     kinds = ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(s.layers)]

@@ -20,9 +20,11 @@ def architecture(config: Config) -> Architecture:
     mlp = Mlp(r.whole("intermediate_size"), r.activation("hidden_act"))
     head = Head(tied=r.flag("tie_word_embeddings", default=False))
     r.done()
+    scaling = attention.ropes[0].scaling
     return Architecture(
-        "phi3", s.vocab, s.hidden, s.context, (Block(attention, mlp, norm),) * s.layers, norm, head=head
-    )
+        "phi3", s.vocab, s.hidden, s.context, (Block(attention, mlp, norm),) * s.layers, norm, head=head,
+        recompute_past=scaling.original_length if scaling is not None and scaling.kind == "longrope" else None,
+    )  # fmt: skip
 
 
 def _longrope(config: Config) -> Config:

@@ -18,7 +18,7 @@ def architecture(config: Config) -> Architecture:
     window = r.whole("sliding_window", default=4096, low=0, high=MAX_CONTEXT) or None
     if not r.flag("use_sliding_window", default=False):
         window = None
-        r.read.update(("max_window_layers", "layer_types"))  # of no effect without windows
+    r.read.update(("max_window_layers", "layer_types"))  # the published code has one window for all layers
     attention = Attention(
         s.heads, s.kv_heads, s.head_dim, s.head_dim**-0.5, ropes=read_ropes(r, s), qkv_bias=bias, out_bias=bias,
         qk_norm=norm, window=window,
