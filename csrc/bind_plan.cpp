@@ -92,12 +92,14 @@ class PlanObject {
         held_ = Arrays();
     }
 
+    void forward(nb::handle batch, nb::handle output) {
+        const Batch b = hold(batch, output);
+        nb::gil_scoped_release release;
+        plan.forward(b, out_.wanted);
+    }
+
     void begin(nb::handle batch, nb::handle output) {
-        held_ = Arrays();
-        const Batch b = read_batch(held_, batch);
-        out_ = outputs(b, batch, output);
-        if (out_.sampling.row.data != nullptr) out_.wanted.sampling = &out_.sampling;
-        output_ = nb::borrow(output);
+        const Batch b = hold(batch, output);
         nb::gil_scoped_release release;
         plan.begin(b, out_.wanted);
     }
@@ -119,6 +121,16 @@ class PlanObject {
     Plan plan;
 
   private:
+    // The step's arrays, kept until its end.
+    Batch hold(nb::handle batch, nb::handle output) {
+        held_ = Arrays();
+        const Batch b = read_batch(held_, batch);
+        out_ = outputs(b, batch, output);
+        if (out_.sampling.row.data != nullptr) out_.wanted.sampling = &out_.sampling;
+        output_ = nb::borrow(output);
+        return b;
+    }
+
     Outputs outputs(const Batch& b, nb::handle batch, nb::handle output) {
         Outputs out;
         Plan::Wanted& w = out.wanted;
@@ -199,6 +211,8 @@ void bind_plan(nb::module_& m) {
     bind_build(c);
     c.def("step", &PlanObject::step, "batch"_a, "output"_a,
           "One step: reads a penstock.types.Batch, fills the arrays of a StepOutput. Runs without the GIL.");
+    c.def("forward", &PlanObject::forward, "batch"_a, "output"_a,
+          "A step up to its logits, without the GIL; `end` is to follow. Masks may be filled in between.");
     c.def("begin", &PlanObject::begin, "batch"_a, "output"_a);
     c.def("run_op", &PlanObject::run_op, "op"_a);
     c.def("end", &PlanObject::end);

@@ -176,6 +176,14 @@ void Plan::step(const Batch& batch, const Wanted& wanted) {
     });
 }
 
+void Plan::forward(const Batch& batch, const Wanted& wanted) {
+    Executor::Turn turn(executor_);
+    begun_ = false;
+    prepare(batch, wanted);
+    executor_.team().run(scratch_.data(), scratch_bytes_, [&](const Worker& worker) { run_all(worker); });
+    begun_ = true;
+}
+
 void Plan::begin(const Batch& batch, const Wanted& wanted) {
     Executor::Turn turn(executor_);
     prepare(batch, wanted);

@@ -100,6 +100,9 @@ class Plan {
     };
     // One step. Throws std::invalid_argument for a bad batch, before anything is changed.
     void step(const Batch& batch, const Wanted& wanted);
+    // The same in two: all but what follows the logits, and that (`end`). The arrays must live until the end; the
+    // sampling masks may be filled in between.
+    void forward(const Batch& batch, const Wanted& wanted);
     // The same in pieces: begin, run_op(0), run_op(1) ..., end. The batch's arrays must live until the end.
     void begin(const Batch& batch, const Wanted& wanted);
     void run_op(int op);

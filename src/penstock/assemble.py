@@ -58,6 +58,7 @@ class Model:
     templates: dict[str, ChatTemplate] = field(default_factory=dict)
 
     def close(self) -> None:
+        self.engine.masks.close()
         self.executor.close()
 
 

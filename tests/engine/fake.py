@@ -81,6 +81,8 @@ class FakeExecutor:
         sampling = batch.sampling
         if sampling is None:
             return StepOutput(np.zeros(0, np.int32), np.zeros(0, np.uint8))
+        if sampling.ready is not None:
+            sampling.ready()
         n = len(sampling.row)
         tokens = np.zeros(n, np.int32)
         invalid = np.zeros(n, np.uint8)

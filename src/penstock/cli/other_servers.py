@@ -35,13 +35,14 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "tool_call_parser": ("tool-parser",),
     "max_loaded_models": ("models-max",),
     "seed": ("-s",),
+    "otlp_traces_endpoint": ("otlp-endpoint",),
 }
 HARMLESS = (
     "validation-workers", "max-stop-sequences", "max-best-of", "max-top-n-tokens", "max-waiting-tokens",
     "waiting-served-ratio", "max-batch-total-tokens", "cuda-graphs", "usage-stats", "tokenizer-mode", "max-log-len",
     "max-logprobs", "infer-backend", "log-interval", "owned-by", "response-role", "flash-attn",
     "chat-template-content-format", "threads-batch", "numa", "cache-reuse", "cache-ram", "threads-http",
-    "max-num-partial-prefills", "model-type", "torch-device", "use-hf", "merge-lora",
+    "max-num-partial-prefills", "model-type", "torch-device", "use-hf", "merge-lora", "collect-detailed-traces",
 )  # fmt: skip
 BARE = (
     "enable-auto-tool-choice", "disable-custom-kernels", "cont-batching", "mlock", "no-mmap", "jinja", "no-webui",

@@ -67,12 +67,13 @@ HELP = {
     "models_dir": "folder of models; each is loaded when a request first names it",
     "max_loaded_models": "most of them loaded at once; 0: no bound (default: 0)",
     "model_memory": "most memory for them, e.g. 16G; 0: no bound (default: 0)",
+    "otlp_traces_endpoint": "OpenTelemetry collector to send spans to, e.g. http://localhost:4318/v1/traces",
 }
 SINGULAR = {"api_keys": "api_key", "admin_api_keys": "admin_api_key", "allowed_hosts": "allowed_host",
             "allowed_origins": "allowed_origin", "disabled_dialects": "disable_dialect"}  # fmt: skip
 METAVARS = {"host": "HOST", "port": "PORT", "api_key_file": "FILE", "api_keys": "KEY", "admin_api_keys": "KEY",
             "allowed_hosts": "HOST", "allowed_origins": "ORIGIN", "disabled_dialects": "NAME",
-            "tool_call_parser": "NAME", "models_dir": "DIR"}  # fmt: skip
+            "tool_call_parser": "NAME", "models_dir": "DIR", "otlp_traces_endpoint": "URL"}  # fmt: skip
 ENVIRONMENT = {"host": "PENSTOCK_HOST", "port": "PENSTOCK_PORT", "api_keys": "PENSTOCK_API_KEY"}
 
 

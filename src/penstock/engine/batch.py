@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.engine.masks import Masks
 from penstock.engine.scheduler import Plan, Scheduled
 from penstock.engine.sequence import Sequence
-from penstock.types import I32, U32, Batch, SamplingBatch
+from penstock.types import I32, Batch, SamplingBatch
 
 Positions = Callable[[Sequence, int, int], I32]
 """``(sequence, start, count) -> [channels, count]`` positions of its tokens start .. start + count."""
@@ -24,10 +25,14 @@ def plain_positions(seq: Sequence, start: int, count: int) -> I32:
 
 @dataclass(slots=True)
 class Entry:
-    """What one sampling entry is for: the next token of ``seq``, or (``prompt_index``) the score of a prompt token."""
+    """What one sampling entry is for: the next token of ``seq``, or (``prompt_index``) the score of a prompt token.
+
+    ``error``: why its constraint cannot go on, known when the step has run.
+    """
 
     seq: Sequence
     prompt_index: int = -1
+    error: str | None = None
 
 
 @dataclass(slots=True)
@@ -44,8 +49,11 @@ class _Steady:
 class BatchBuilder:
     """Builds batches for at most ``max_seqs`` seated sequences of at most ``max_blocks`` blocks."""
 
-    def __init__(self, max_seqs: int, max_blocks: int, block_size: int, positions: Positions = plain_positions) -> None:
+    def __init__(
+        self, max_seqs: int, max_blocks: int, block_size: int, masks: Masks, positions: Positions = plain_positions
+    ) -> None:
         self.block_size = block_size
+        self.masks = masks
         self.positions = positions
         self._tables = np.full((max_seqs, max_blocks), -1, np.int32)
         self._table_len = [0] * max_seqs
@@ -216,7 +224,7 @@ class BatchBuilder:
                 num_logprobs[i] = entry.seq.request.params.prompt_logprobs or 0
         bias = _ragged(entries, _bias, np.int32, np.float32)
         history = _ragged(entries, _history, np.int32, np.int32, np.uint8)
-        masks, mask_row = _masks(entries)
+        masks, mask_row, ready = self.masks.begin(entries)
         return SamplingBatch(
             row=np.asarray(rows, np.int32),
             target=np.asarray(targets, np.int32),
@@ -239,6 +247,7 @@ class BatchBuilder:
             bias_values=bias[2],
             mask_row=mask_row,
             masks=masks,
+            ready=ready,
         )
 
 
@@ -284,23 +293,3 @@ def _ragged(
                 column.extend(values)
         start[i + 1] = len(columns[0])
     return [start, *(np.asarray(c, d) for c, d in zip(columns, dtypes, strict=True))]
-
-
-def _mask(seq: Sequence) -> U32 | None:
-    """Tokens that the request allows and, with a constraint, that may come next."""
-    mask = seq.request.mask
-    if seq.constraint is None:
-        return mask
-    allowed = seq.constraint.mask()
-    return allowed if mask is None else allowed & mask
-
-
-def _masks(entries: list[Entry]) -> tuple[NDArray[np.uint32], I32]:
-    rows = np.full(len(entries), -1, np.int32)
-    masks: list[NDArray[np.uint32]] = []
-    for i, entry in enumerate(entries):
-        mask = _mask(entry.seq) if entry.prompt_index < 0 else None
-        if mask is not None:
-            rows[i] = len(masks)
-            masks.append(mask)
-    return (np.stack(masks) if masks else np.zeros((0, 0), np.uint32)), rows

@@ -16,6 +16,7 @@ from penstock.engine.admission import ModelFacts, allowed_mask, cache_room, chec
 from penstock.engine.batch import BatchBuilder, Entry
 from penstock.engine.beam import BeamSearch, read
 from penstock.engine.blocks import BlockPool
+from penstock.engine.masks import Masks
 from penstock.engine.pooling import Pooling, check_fits, make_pooling
 from penstock.engine.prefix_cache import PrefixCache
 from penstock.engine.scheduler import Plan, Scheduled, Scheduler
@@ -73,7 +74,8 @@ class Engine:
         self.cache = PrefixCache(self.pool, self.block_size, prefix_caching and not facts.whole_prompts)
         self.scheduler = Scheduler(scheduler, self.pool, self.cache, self.block_size, facts.whole_prompts)
         max_blocks = min(limits.num_blocks, -(-facts.max_model_len // self.block_size))
-        self.builder = BatchBuilder(scheduler.max_num_seqs, max_blocks, self.block_size, facts.positions)
+        self.masks = Masks(-(-facts.vocab_size // 32))
+        self.builder = BatchBuilder(scheduler.max_num_seqs, max_blocks, self.block_size, self.masks, facts.positions)
         self.scheduler.on_seat = self.builder.seat
         self.requests: dict[str, Request] = {}
         self._stats = EngineStats(blocks_total=limits.num_blocks)
@@ -211,6 +213,9 @@ class Engine:
         except Exception as error:
             logger.exception("step failed")
             return self._fail(plan, error)
+        finally:
+            if batch.sampling is not None and batch.sampling.ready is not None:
+                batch.sampling.ready()  # nobody touches a constraint while its mask is made
         updates = self._update(plan, batch, entries, output)
         self._stats.steps += 1
         self._stats.last_step_time = time.monotonic()
@@ -277,10 +282,12 @@ class Engine:
                     )
             elif seq.finished:
                 continue
+            elif entry.error is not None or invalid[i]:
+                updates += self._end_answer(seq, entry.error or NOT_FINITE)
             elif seq.request.beams is not None:
                 updates += self._search(seq.request.beams, seq, i, batch, output, now)
             else:
-                updates.append(self._append(seq, i, tokens[i], bool(invalid[i]), output, now))
+                updates.append(self._append(seq, i, tokens[i], output, now))
         self._stats.generation_tokens += sum(len(update.token_ids) for update in updates)
         for update in updates:
             if update.finish_reason is not None:
@@ -319,13 +326,8 @@ class Engine:
             follower.computed = seq.computed
             follower.block_names = list(seq.block_names)
 
-    def _append(
-        self, seq: Sequence, i: int, token: int, invalid: bool, output: StepOutput, now: float
-    ) -> SequenceUpdate:
+    def _append(self, seq: Sequence, i: int, token: int, output: StepOutput, now: float) -> SequenceUpdate:
         request = seq.request
-        if invalid:
-            self.finish(seq, "error")
-            return SequenceUpdate(request, seq.index, (), (), "error", None, NOT_FINITE)
         scores: tuple[TokenScore, ...] = ()
         if request.num_logprobs >= 0:
             scores = (_score(output, i, token, request.num_logprobs),)
@@ -351,8 +353,6 @@ class Engine:
     ) -> list[SequenceUpdate]:
         """What may follow one beam is known. Nothing is given out before the search is over."""
         request = seq.request
-        if output.invalid[i]:
-            return self._end(request, NOT_FINITE)
         assert batch.sampling is not None
         if not search.take(seq, read(seq, search, output, i, int(batch.sampling.row[i]))):
             return []
@@ -402,6 +402,13 @@ class Engine:
             self.finish(seq, "error")
         open_ = [index for index in range(request.num_answers) if index not in ended]
         return [SequenceUpdate(request, index, (), (), "error", None, message) for index in open_]
+
+    def _end_answer(self, seq: Sequence, message: str) -> list[SequenceUpdate]:
+        """End one answer with an error; of beams, which are found together, all."""
+        if seq.request.beams is not None:
+            return self._end(seq.request, message)
+        self.finish(seq, "error")
+        return [SequenceUpdate(seq.request, seq.index, (), (), "error", None, message)]
 
     def _forget(self, request: Request) -> None:
         """Drop a request whose answers have all ended."""

@@ -55,6 +55,8 @@ class _Scores:
 
 def sample(logits: F32, batch: SamplingBatch) -> StepOutput:
     """Tokens, log probabilities and ranks for every entry; ``logits`` [R, V] float32 is not changed."""
+    if batch.ready is not None:
+        batch.ready()
     entries = len(batch.row)
     wanted = int(batch.num_logprobs.max(initial=-1))
     out = StepOutput(np.full(entries, -1, np.int32), np.zeros(entries, np.uint8))

@@ -9,9 +9,11 @@ from typing import Any
 from uuid import uuid4
 
 from penstock.async_llm import OutputStream
+from penstock.errors import PenstockError
 from penstock.frontend import Prompt
 from penstock.server.current import CURRENT
 from penstock.server.state import Served
+from penstock.server.tracing import RequestSpan
 from penstock.types import RequestMetrics, RequestOutput, SamplingParams
 
 
@@ -33,6 +35,7 @@ class Answers:
         self.metrics: RequestMetrics | None = None
         self._streams: list[OutputStream | None] = [None] * count
         self._generated = [0] * count
+        self._spans: list[RequestSpan] = []
 
     @classmethod
     async def submit(
@@ -43,6 +46,9 @@ class Answers:
         self.usage.prompt = sum(len(p.token_ids) for p in prompts)
         current = CURRENT.get()
         constraint = await served.llm.constrain(params)
+        if current is not None and current.trace is not None:
+            begin = current.trace.begin
+            self._spans = [begin(served.name, params, len(p.token_ids), _operation(p)) for p in prompts]
 
         async def one(i: int, prompt: Prompt) -> None:
             mine = {"client": current.client if current is not None else "", **(options or {})}
@@ -60,10 +66,10 @@ class Answers:
                     for i, prompt in enumerate(prompts):
                         group.create_task(one(i, prompt))
         except BaseExceptionGroup as errors:
-            self.close()
+            self.close(str(errors.exceptions[0]))
             raise errors.exceptions[0] from None
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self.close(str(error))
             raise
         return self
 
@@ -107,16 +113,18 @@ class Answers:
             self.close()
         return [outputs[-1] for outputs in found]
 
-    def close(self) -> None:
+    def close(self, reason: str = "given up before its end") -> None:
         for stream in self._streams:
             if stream is not None:
                 stream.close()
+        for span in self._spans:
+            span.fail(reason)
 
     async def _one(self, i: int) -> AsyncIterator[RequestOutput]:
         stream = self._streams[i]
         assert stream is not None
         first = True
-        async for output in stream:
+        async for output in self._watched(i, stream):
             new = sum(len(answer.token_ids) for answer in output.outputs)
             self._generated[i] += new
             self.usage.completion += new
@@ -125,5 +133,22 @@ class Answers:
                 first = False
             if output.finished and output.metrics is not None:
                 self.metrics = output.metrics
-                self.served.metrics.finished(output.metrics, len(output.prompt_token_ids), self._generated[i])
+                prompt, made = len(output.prompt_token_ids), self._generated[i]
+                self.served.metrics.finished(output.metrics, prompt, made)
+                if self._spans:
+                    reasons = [answer.finish_reason or "" for answer in output.outputs]
+                    self._spans[i].end(output.metrics, prompt, made, reasons)
             yield output
+
+    async def _watched(self, i: int, stream: OutputStream) -> AsyncIterator[RequestOutput]:
+        try:
+            async for output in stream:
+                yield output
+        except PenstockError as error:
+            if self._spans:
+                self._spans[i].fail(str(error))
+            raise
+
+
+def _operation(prompt: Prompt) -> str:
+    return "chat" if prompt.chat else "text_completion"

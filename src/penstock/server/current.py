@@ -5,14 +5,18 @@ from __future__ import annotations
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from penstock.server.tracing import Trace
+
 
 @dataclass(slots=True)
 class Current:
-    """``client``: a key's digest or an address. ``using``: the models that it has found, kept till its end."""
+    """``client``: a key's digest or an address. ``using``: the models that it has found, kept till its end. ``trace``:
+    where its spans belong."""
 
     request_id: str
     client: str = ""
     using: list[str] = field(default_factory=list)
+    trace: Trace | None = None
 
 
 CURRENT: ContextVar[Current | None] = ContextVar("penstock_request", default=None)

@@ -103,7 +103,9 @@ class _Exchange:
         self.route = "unmatched"
         self._deadline: asyncio.Timeout | None = None
         self.began = time.perf_counter()
-        self.current = Current(self.request_id)
+        tracing = self.state.tracing
+        trace = None if tracing is None else tracing.trace(self.headers, self.request_id)
+        self.current = Current(self.request_id, trace=trace)
 
     async def run(self) -> None:
         CURRENT.set(self.current)

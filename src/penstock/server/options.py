@@ -30,7 +30,7 @@ class ServerOptions:
 
     ``models_dir``: a folder of checkpoints, each loaded when a request first names it. At most ``max_loaded_models``
     of them (0: no bound) and ``model_memory`` bytes (0: no bound; weights and KV cache) are kept, and the one that was
-    used least recently goes first.
+    used least recently goes first. ``otlp_traces_endpoint``: an OpenTelemetry collector that spans are sent to.
     """
 
     host: str = "127.0.0.1"
@@ -61,6 +61,7 @@ class ServerOptions:
     models_dir: str | None = None
     max_loaded_models: int = 0
     model_memory: int = 0
+    otlp_traces_endpoint: str | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in (

@@ -24,6 +24,7 @@ from penstock.server.library import Library
 from penstock.server.options import ServerOptions, split
 from penstock.server.protocol import protocol
 from penstock.server.state import State, make_state
+from penstock.server.tracing import Tracing, make_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -45,19 +46,24 @@ def serve(
     listener = bind(mine.host, mine.port)
     models: dict[str, AsyncLLM] = {}
     state: State | None = None
+    tracing: Tracing | None = None
     try:
+        tracing = make_tracing(mine.otlp_traces_endpoint)
         wish = engine.get("model")
         if wish is not None or mine.models_dir is None:
             load(models, engine, progress)
         given = dict(wish) if isinstance(wish, Mapping) else dict.fromkeys(models, wish)
         library = Library(mine, engine, given)
         state = make_state(models, mine, sampling, library)
+        state.tracing = tracing
         url = address(listener)
         tell = ready or _print_ready
         found = state
         return asyncio.run(_serve(state, listener, lambda: tell(url, found)))
     finally:
         listener.close()
+        if tracing is not None:
+            tracing.close()
         for llm in models.values():
             llm.close()
         for served in state.served.values() if state is not None else ():

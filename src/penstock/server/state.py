@@ -21,6 +21,7 @@ from penstock.server.errors import HttpError, not_found
 from penstock.server.library import Library, NotLoaded
 from penstock.server.metrics import Metrics, ModelMetrics
 from penstock.server.options import ServerOptions
+from penstock.server.tracing import Tracing
 from penstock.types import SamplingParams
 
 ANY_MODEL = frozenset({"", "tgi", "dummy", "default"})
@@ -43,7 +44,8 @@ class Served:
 @dataclass(slots=True, eq=False)
 class State:
     """``sampling``: defaults of every request. ``shared``: what a dialect keeps between requests, by its name.
-    ``tasks``: requests being worked on. ``library``: where models come from that are not loaded.
+    ``tasks``: requests being worked on. ``library``: where models come from that are not loaded. ``tracing``: where
+    spans go; None: none are made.
 
     ``draining``: only those, no new ones. ``aborting``: not even those.
     """
@@ -58,6 +60,7 @@ class State:
     shared: dict[str, Any] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     clients: Counter[str] = field(default_factory=Counter)
+    tracing: Tracing | None = None
     draining: bool = False
     aborting: bool = False
 

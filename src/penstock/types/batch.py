@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +13,11 @@ class Constraint(Protocol):
     """What one answer may continue with (structured output). The engine holds one an answer and copies it on a fork."""
 
     def mask(self) -> U32:
-        """[ceil(vocab / 32)] bits of the tokens that may come next; end tokens where the answer may end."""
+        """[ceil(vocab / 32)] bits of the tokens that may come next; end tokens where the answer may end.
+
+        Called in a thread beside the one that calls the others, never at the same time. Raises ``ExecutionError`` if
+        the answer cannot go on.
+        """
 
     def accept(self, token: int) -> None:
         """``token``, one of those allowed, was drawn. Raises ``ExecutionError`` if it cannot be taken."""
@@ -28,7 +33,8 @@ class SamplingBatch:
     ``target`` -1 draws a token; otherwise that token is scored (prompt logprobs). ``seed``/``draw``: the random number
     is a function of both alone. History, bias and mask are flat lists indexed by ``*_start`` [N+1]; histories hold each
     distinct token once: ``history_counts`` how often it was put out, ``history_prompt`` whether the prompt has it.
-    ``masks`` are bit masks over the vocabulary (bit set: allowed), ``mask_row`` -1 where an entry has none.
+    ``masks`` are bit masks over the vocabulary (bit set: allowed), ``mask_row`` -1 where an entry has none. They may
+    be filled while the step runs: whoever reads them calls ``ready`` first, which returns when they are there.
     """
 
     row: I32
@@ -52,6 +58,7 @@ class SamplingBatch:
     bias_values: F32
     mask_row: I32
     masks: U32
+    ready: Callable[[], object] | None = None
 
 
 @dataclass(slots=True)

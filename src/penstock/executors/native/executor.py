@@ -111,7 +111,14 @@ class NativeExecutor:
             if _adapted(batch):
                 low = self._adapters.plan(fused=True)
             output = _output(batch, low)
-            low.plan.step(batch, output)
+            ready = batch.sampling.ready if batch.sampling is not None else None
+            if ready is None:
+                low.plan.step(batch, output)
+                return output
+            low.plan.forward(batch, output)
+        ready()
+        with _errors():
+            low.plan.end()
         return output
 
     def trace(self, batch: Batch, hook: Hook) -> StepOutput:
@@ -127,6 +134,8 @@ class NativeExecutor:
                     low.plan.run_op(step)
             seconds = time.perf_counter() - start
             hook(Traced(i, op, {name: low.plan.view(low.values[name]) for name in op.outputs}, seconds))
+        if batch.sampling is not None and batch.sampling.ready is not None:
+            batch.sampling.ready()
         with _errors():
             low.plan.end()
         return output

@@ -32,8 +32,9 @@ class GrammarConstraint:
     """A :class:`penstock.types.Constraint` over a matcher. Used by one thread at a time; copies are independent.
 
     ``ends`` [ceil(vocab / 32)] has the bits of the end tokens. They are allowed where the grammar may end, but before
-    ``min_tokens`` only if nothing else is. ``allowed``: bits of the only tokens that may be taken. Masks are computed
-    when a token is accepted, so that a failure ends this answer and not the step.
+    ``min_tokens`` only if nothing else is. ``allowed``: bits of the only tokens that may be taken. A token that was
+    accepted is taken by the grammar when the next mask is asked for: that is the costly part, and may be done
+    elsewhere than where tokens are accepted.
     """
 
     def __init__(self, matcher: Any, ends: U32, usage: Usage, min_tokens: int = 0, allowed: U32 | None = None) -> None:
@@ -46,23 +47,36 @@ class GrammarConstraint:
         self._debt = 0.0
         self._ended = False
         self._mask: U32 = ends
+        self._taken: int | None = None
         self._next()
 
     def mask(self) -> U32:
-        """[ceil(vocab / 32)] bits of the tokens that may come next; not to be written to."""
+        """[ceil(vocab / 32)] bits of the tokens that may come next; not to be written to.
+
+        Raises ``ExecutionError`` at a limit of the grammar.
+        """
+        self._settle()
         if self._count < self._min_tokens:
             others = self._mask & ~self._ends
             return others if others.any() else self._mask
         return self._mask
 
     def accept(self, token: int) -> None:
-        """Move on by a token. Raises ``ExecutionError`` for one that is not allowed, or at a limit of the grammar."""
+        """Move on by a token. Raises ``ExecutionError`` for one that is not allowed."""
+        self._settle()
         if not self._allows(token):
             raise StructuredOutputError(f"token {token} does not fit the structured output")
         self._count += 1
         self._usage.tokens += 1
         if self._ended or self._ends[token // 32] >> np.uint32(token % 32) & 1:
             self._ended, self._mask = True, self._ends
+            return
+        self._taken = token
+
+    def _settle(self) -> None:
+        """Let the grammar take the token that was accepted last."""
+        token, self._taken = self._taken, None
+        if token is None:
             return
         if not self._matcher.consume_token(token):
             raise StructuredOutputError(_failed(self._matcher))
@@ -73,7 +87,8 @@ class GrammarConstraint:
         other._matcher = self._matcher.deep_copy()
         other._ends, other._usage = self._ends, self._usage
         other._min_tokens, other._only = self._min_tokens, self._only
-        other._count, other._debt, other._ended, other._mask = self._count, self._debt, self._ended, self._mask
+        other._count, other._debt, other._ended = self._count, self._debt, self._ended
+        other._mask, other._taken = self._mask, self._taken
         return other
 
     def _allows(self, token: int) -> bool:
