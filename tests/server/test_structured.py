@@ -84,13 +84,9 @@ def test_other_dialects_stream_it(server):
     events = server.post("/v1/responses", {"input": "x", "text": wish, "stream": True}).events
     said = "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta")
     assert json.loads(said)["name"] in ("Ann", "Bob")
-    body = {
-        "messages": HELLO,
-        "max_tokens": 200,
-        "stream": True,
-        "output_format": {"type": "json_schema", "schema": SCHEMA},
-    }
-    found = [json.loads(d) for d in data_lines(server.post("/v1/messages", body).body)]
+    form = {"type": "json_schema", "schema": SCHEMA}
+    answer = server.post("/v1/messages", {"messages": HELLO, "max_tokens": 200, "stream": True, "output_format": form})
+    found = [json.loads(d) for d in data_lines(answer.body)]
     said = "".join(e["delta"].get("text", "") for e in found if e["type"] == "content_block_delta")
     assert json.loads(said)["name"] in ("Ann", "Bob")
 
