@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 import threading
@@ -17,7 +16,7 @@ import numpy as np
 from penstock.async_llm import AsyncLLM
 from penstock.server.library import Library
 from penstock.server.options import ServerOptions
-from penstock.server.run import address, bind, make_server
+from penstock.server.run import address, bind, make_server, run_until_done
 from penstock.server.state import make_state
 
 NAME = "tiny"
@@ -118,7 +117,7 @@ class Server:
         self.port = self.listener.getsockname()[1]
         self._ready = threading.Event()
         self.uvicorn = make_server(self.state, self._ready.set)
-        self._thread = threading.Thread(target=lambda: asyncio.run(self.uvicorn.serve(sockets=[self.listener])))
+        self._thread = threading.Thread(target=lambda: run_until_done(self.uvicorn.serve(sockets=[self.listener])))
 
     def __enter__(self) -> Server:
         self._thread.start()

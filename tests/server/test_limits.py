@@ -157,6 +157,7 @@ def test_connections_beyond_the_cap_are_told_and_room_comes_back(strict):
 
 def test_a_thousand_idle_connections_do_not_stop_the_others(server):
     idle = []
+    before = len(server.uvicorn.server_state.connections)  # clients of other tests keep theirs for a while
     try:
         for _ in range(1000):
             idle.append(socket.create_connection(("127.0.0.1", server.port)))
@@ -164,7 +165,7 @@ def test_a_thousand_idle_connections_do_not_stop_the_others(server):
     finally:
         for each in idle:
             each.close()
-    assert eventually(lambda: not server.uvicorn.server_state.connections, 5)
+    assert eventually(lambda: len(server.uvicorn.server_state.connections) <= before, 5)
 
 
 def test_a_reader_that_does_not_read_is_dropped(checkpoint):

@@ -50,4 +50,5 @@ def test_props_slots_template_tokens(talker):
 def test_errors_are_in_its_form(talker, fields):
     answer = talker.post("/completion", fields)
     assert answer.status == 400 and set(answer.json["error"]) == {"code", "message", "type"}
-    assert talker.post("/infill", {"input_prefix": "a"}).status == 501
+    refused = talker.post("/infill", {"input_prefix": "a"})
+    assert refused.status == 400 and refused.error["type"] == "not_supported_error"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.server.harness import NAME
@@ -9,6 +11,10 @@ from tests.server.harness import NAME
 ollama = pytest.importorskip("ollama", reason="the ollama client is not installed")
 
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+SCHEMA = {
+    "type": "object", "additionalProperties": False, "required": ["who"],
+    "properties": {"who": {"enum": ["Ann", "Bob"]}},
+}  # fmt: skip
 HELLO = [{"role": "user", "content": "hi"}]
 
 
@@ -43,6 +49,33 @@ def test_tools_and_thinking(talker, client):
     assert found.message.tool_calls[0].function.arguments == {"a": 1}
     plain = client.chat(model=NAME, messages=HELLO, think=False)
     assert plain.message.content.startswith("<think>")
+
+
+def test_tools_streamed(talker, client):
+    talker.say('Sure. <tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>')
+    parts = list(client.chat(model=NAME, messages=HELLO, tools=TOOLS, stream=True))
+    calls = [call for part in parts for call in part.message.tool_calls or ()]
+    assert "".join(p.message.content or "" for p in parts) == "Sure." and parts[-1].done
+    assert [(c.function.name, dict(c.function.arguments)) for c in calls] == [("add", {"a": 1})]
+    talker.say("One.")
+    turns = [
+        *HELLO, {"role": "assistant", "content": "", "tool_calls": [c.model_dump() for c in calls]},
+        {"role": "tool", "content": "1", "tool_name": "add"},
+    ]  # fmt: skip
+    assert client.chat(model=NAME, messages=turns, tools=TOOLS).message.content == "One."
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_an_answer_has_the_format_that_was_asked_for(server, raw):
+    pytest.importorskip("llguidance", reason="llguidance is not installed")
+    client = ollama.Client(host=server.url)
+    options = {"num_predict": 300, "seed": 4}
+    found = client.generate(model=NAME, prompt="x", raw=raw, format=SCHEMA, options=options)
+    assert json.loads(found.response) in ({"who": "Ann"}, {"who": "Bob"})
+    chat = client.chat(model=NAME, messages=HELLO, format=SCHEMA, options=options)
+    assert json.loads(chat.message.content) in ({"who": "Ann"}, {"who": "Bob"})
+    parts = client.chat(model=NAME, messages=HELLO, format=SCHEMA, options=options, stream=True)
+    assert "".join(p.message.content for p in parts) == chat.message.content
 
 
 def test_what_is_served(talker, client):

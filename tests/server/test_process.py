@@ -37,16 +37,38 @@ sys.exit(run.serve({"model": sys.argv[1], "executor": sys.argv[2], "port": 0, "t
 """
 
 
+STUCK = """
+import sys, time
+from penstock.cli.main import main
+from penstock.server import run
+real = run.AsyncLLM
+def stuck(*args, **options):
+    llm = real(*args, **options)
+    encode = llm.frontend.encode
+    def slow(prompt, **options):
+        if prompt == "hang":
+            time.sleep(100)
+        return encode(prompt, **options)
+    llm.frontend.encode = slow
+    return llm
+run.AsyncLLM = stuck
+sys.argv[1:] = ["serve", sys.argv[1], "--executor", sys.argv[2], "--port=0", "--threads=1", "--kv-cache-memory=4M",
+    "--drain-timeout", sys.argv[3]]
+sys.exit(main())
+"""
+
+
 class Process:
-    def __init__(self, checkpoint: Path, drain: float) -> None:
+    def __init__(self, checkpoint: Path, drain: float, program: str = MAIN) -> None:
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
         self.popen = subprocess.Popen(
-            [sys.executable, "-c", MAIN, str(checkpoint), EXECUTOR, str(drain)],
+            [sys.executable, "-c", program, str(checkpoint), EXECUTOR, str(drain)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
         )  # fmt: skip
         assert self.popen.stdout is not None and self.popen.stderr is not None
-        line = self.popen.stdout.readline()
-        assert "ready at http://127.0.0.1:" in line, (line, self.popen.stderr.read())
+        told = self.popen.stdout if program is MAIN else self.popen.stderr
+        line = next((line for line in told if "ready at http://127.0.0.1:" in line), "")
+        assert line, self.popen.stderr.read()
         self.port = int(line.split("http://127.0.0.1:")[1].split()[0])
 
     def start(self, tokens: int) -> Raw:
@@ -96,6 +118,17 @@ def test_a_drain_that_takes_too_long_ends_with_an_error_event(checkpoint):
         assert b'data: {"error":' in rest and b"shutting" in rest
         assert parse_answer(whole.rest()).status == 503
         assert process.popen.wait(10) == 0
+
+
+def test_a_helper_that_is_stuck_does_not_hold_up_the_end(checkpoint):
+    with Process(checkpoint, 0.5, STUCK) as process, Raw(process.port) as raw:
+        raw.ask("POST", "/v1/completions", {"prompt": "hang"})
+        time.sleep(0.3)
+        began = time.monotonic()
+        process.popen.send_signal(signal.SIGTERM)
+        assert parse_answer(raw.rest()).status == 503
+        assert process.popen.wait(20) == 0
+        assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])

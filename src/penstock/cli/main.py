@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from typing import Protocol, cast
 
@@ -65,7 +68,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done; 1 failed; 2 a wish or a request that cannot be met; 3 a damaged or unknown checkpoint; 4 a library is
     missing; 130 interrupted; 141 the reader of the output went away.
     """
-    args = list(sys.argv[1:] if argv is None else argv)
+    code = _run(list(sys.argv[1:] if argv is None else argv))
+    if argv is None:
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> None:
+    """End now where a helper thread is still busy (a long text, a model being loaded): Python would wait for it."""
+    others = [t for t in threading.enumerate() if t is not threading.current_thread() and not t.daemon]
+    end = time.monotonic() + 0.5
+    for thread in others:
+        thread.join(max(0.0, end - time.monotonic()))
+    if any(thread.is_alive() for thread in others):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
+
+def _run(args: list[str]) -> int:
     debug = "--debug" in _before_separator(args) or _on("PENSTOCK_DEBUG")
     _tolerant_streams()
     try:

@@ -106,6 +106,7 @@ class _Exchange:
         tracing = self.state.tracing
         trace = None if tracing is None else tracing.trace(self.headers, self.request_id)
         self.current = Current(self.request_id, trace=trace)
+        self.call: Call | None = None
 
     async def run(self) -> None:
         CURRENT.set(self.current)
@@ -140,7 +141,7 @@ class _Exchange:
                 check_content_type(headers)
             body = await read_body(self.receive, headers, state.options)
         query = dict(parse_qsl(self.scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=64))
-        call = Call(state, self.scope, body, self.request_id, headers, params, query)
+        self.call = call = Call(state, self.scope, body, self.request_id, headers, params, query)
         if endpoint.public:
             await self._work(endpoint, call)
             return
@@ -226,7 +227,8 @@ class _Exchange:
         """Tell the client, unless an answer has begun already."""
         if self.status:
             return
-        status, value = self.dialect.error(found)
+        form = self.call.error if self.call is not None else None
+        status, value = (form or self.dialect.error)(found)
         body = encode(value)
         try:
             await self._start(status, "application/json", found.headers, len(body))

@@ -58,7 +58,7 @@ def problem(error: BaseException) -> Problem:
     if isinstance(error, asyncio.CancelledError):
         return Problem(503, "shutting_down", "the server is shutting down", headers={"Retry-After": "5"})
     if isinstance(error, MissingDependencyError):
-        return Problem(501, error.kind, str(error))
+        return Problem(400, error.kind, str(error))
     if isinstance(error, RecursionError):
         return Problem(400, "invalid_request", "the body is nested too deeply")
     logger.error("a request failed", exc_info=error)

@@ -20,13 +20,18 @@ if TYPE_CHECKING:
     from penstock.server.state import State
 
 JSON = "application/json"
+ErrorForm = Callable[[Problem], tuple[int, Any]]
+"""How a dialect writes a problem: (status, body)."""
 _encoder = msgspec.json.Encoder()
 encode: Callable[[Any], bytes] = _encoder.encode
 
 
 @dataclass(slots=True)
 class Call:
-    """A request whose body has been read. ``headers`` in lower case; ``path_params`` from the route."""
+    """A request whose body has been read. ``headers`` in lower case; ``path_params`` from the route.
+
+    ``error``: set by a handler that serves several dialects, when it knows which one's errors the client reads.
+    """
 
     state: State
     scope: Scope
@@ -35,6 +40,7 @@ class Call:
     headers: Mapping[str, str]
     path_params: Mapping[str, str]
     query: Mapping[str, str]
+    error: ErrorForm | None = None
 
 
 @dataclass(slots=True)
@@ -89,9 +95,9 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """Routes, and how their errors are written: a problem to (status, body)."""
+    """Routes, and how their errors are written."""
 
     name: str
     endpoints: tuple[Endpoint, ...]
-    error: Callable[[Problem], tuple[int, Any]]
+    error: ErrorForm
     prefixes: tuple[str, ...] = ()

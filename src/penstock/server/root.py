@@ -16,6 +16,7 @@ from penstock.server.http import Call, Dialect, Endpoint, Reply, Stream, reply
 from penstock.server.openai.errors import error
 from penstock.server.options import ServerOptions
 from penstock.server.prompts import render_chat
+from penstock.server.tgi.errors import error as tgi_error
 from penstock.server.tgi.routes import compat
 from penstock.types import Message, RequestOutputKind
 
@@ -44,6 +45,7 @@ def dialect(options: ServerOptions) -> Dialect:
     async def root(call: Call) -> Reply | Stream:
         fields = parse(call.body)
         if "inputs" in fields and "tgi" not in off:
+            call.error = tgi_error
             return await compat(call, fields)
         if "prompt" in fields and "demo" not in off:
             return await demo(call, read(fields, DemoRequest))

@@ -9,10 +9,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import uvicorn
 
@@ -27,6 +27,8 @@ from penstock.server.state import State, make_state
 from penstock.server.tracing import Tracing, make_tracing
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def serve(
@@ -59,7 +61,7 @@ def serve(
         url = address(listener)
         tell = ready or _print_ready
         found = state
-        return asyncio.run(_serve(state, listener, lambda: tell(url, found)))
+        return run_until_done(_serve(state, listener, lambda: tell(url, found)))
     finally:
         listener.close()
         if tracing is not None:
@@ -79,6 +81,17 @@ def load(models: dict[str, AsyncLLM], engine: Mapping[str, Any], progress: LoadP
         return
     for name, place in wish.items():
         models[name] = AsyncLLM(place, progress=progress, **{**rest, "served_model_name": name})
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Waits for nobody: a thread may be cutting a long text or loading a model for a client who is gone."""
+
+
+def run_until_done(work: Coroutine[Any, Any, T]) -> T:
+    """As ``asyncio.run``, but helper threads that are still busy at the end do not hold it up."""
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        return runner.run(work)
 
 
 async def _serve(state: State, listener: socket.socket, ready: Callable[[], None]) -> int:
@@ -187,4 +200,4 @@ def _print_ready(url: str, state: State) -> None:
     sys.stdout.flush()
 
 
-__all__ = ["ServerOptions", "address", "bind", "make_server", "serve"]
+__all__ = ["ServerOptions", "address", "bind", "make_server", "run_until_done", "serve"]

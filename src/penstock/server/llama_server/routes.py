@@ -27,8 +27,9 @@ from penstock.types import CompletionOutput, RequestMetrics, RequestOutput, Requ
 SAME = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "stop", "ignore_eos")
 TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
-    501: "not_supported_error", 503: "unavailable_error",
+    503: "unavailable_error",
 }  # fmt: skip
+KINDS = {"context_length_exceeded": "exceed_context_size_error", "not_available": "not_supported_error"}
 
 
 async def completion(call: Call) -> Reply | Stream:
@@ -226,13 +227,12 @@ async def embedding(call: Call) -> Reply:
 
 
 async def infill(call: Call) -> Reply:
-    raise HttpError(501, "not_available", "these models are not trained to fill text in: use /completion")
+    raise HttpError(400, "not_available", "these models are not trained to fill text in: use /completion")
 
 
 def error(problem: Problem) -> tuple[int, dict[str, Any]]:
     kind = TYPES.get(problem.status, "server_error" if problem.status >= 500 else "invalid_request_error")
-    if problem.kind == "context_length_exceeded":
-        kind = "exceed_context_size_error"
+    kind = KINDS.get(problem.kind, kind)
     return problem.status, {"error": {"code": problem.status, "message": problem.message, "type": kind}}
 
 

@@ -269,7 +269,7 @@ async def version(call: Call) -> Reply:
 
 async def not_here(call: Call) -> Reply:
     raise HttpError(
-        501, "not_available", "models are not managed over this API: start the server with the model you want"
+        403, "not_available", "models are not managed over this API: start the server with the model you want"
     )
 
 

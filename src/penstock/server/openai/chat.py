@@ -137,7 +137,9 @@ class _Chat:
         with_usage = bool(options and options.include_usage)
         running_usage = with_usage and bool(options and options.continuous_usage_stats)
         quiet = {"logprobs": None, "finish_reason": None, "stop_reason": None}
-        quick_choice = {"index": HOLE, "delta": {"content": HOLE}, **quiet}
+        # TGI's own clients, which name no other model than this, want both in every piece.
+        always = {"role": "assistant", "tool_calls": None} if self.request.model == "tgi" else {}
+        quick_choice = {"index": HOLE, "delta": {**always, "content": HOLE}, **quiet}
         quick = Chunk({**self.head, "choices": [quick_choice], **({"usage": None} if with_usage else {})})
         full = Chunk({**self.head, "choices": [HOLE], **({"usage": HOLE} if with_usage else {})})
         rich = bool(self.request.logprobs or self.request.return_token_ids or running_usage)
@@ -147,7 +149,7 @@ class _Chat:
         calls = [0] * self.params.n
 
         def chunk(index: int, delta: dict[str, Any], **more: Any) -> bytes:
-            holes = [encode({"index": index, "delta": delta, **quiet, **more})]
+            holes = [encode({"index": index, "delta": {**always, **delta}, **quiet, **more})]
             if with_usage:
                 holes.append(encode(adapt.usage(answers.usage)) if running_usage else b"null")
             return full(*holes)
