@@ -1,1 +1,1 @@
-"""The developer's benchmarks. ``python -m benchmarks --help``."""
+"""The developer's benchmarks. ``python -m benchmarks.cpu --help``; README.md beside this file."""

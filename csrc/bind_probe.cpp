@@ -33,13 +33,15 @@ void bind_probe(nb::module_& m) {
             d["isa"] = isa_name(*choice.kernels);
             d["threads"] = count;
             d["read_gbs"] = r.read_gbs;
+            d["read_plain_gbs"] = r.read_plain_gbs;
             d["f32_gflops"] = r.f32_gflops;
             d["bf16_gflops"] = r.bf16_gflops;
             d["int8_gops"] = r.int8_gops;
             return d;
         },
         "threads"_a = 0, "seconds"_a = 0.3, "isa"_a = "",
-        "Measured limits: read bandwidth (GB/s) and peak of f32, bf16 (GFLOP/s) and int8 (Gop/s; 0: no such "
+        "Measured limits: read bandwidth (GB/s; in 2 MB pages where the system gives them, and plain) and peak of f32, "
+        "bf16 (GFLOP/s) and int8 (Gop/s; 0: no such "
         "instruction).");
 }
 

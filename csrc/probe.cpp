@@ -1,5 +1,9 @@
 #include "probe.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -43,8 +47,11 @@ double peak(Team& team, double (*kernel)(int64_t), double seconds) {
     return best / 1e9;
 }
 
-double read_bandwidth(Team& team, uint64_t (*read)(const std::byte*, int64_t), double seconds) {
-    const Region memory(int64_t{256} << 20, Pages::huge, "the bandwidth probe");
+double read_bandwidth(Team& team, uint64_t (*read)(const std::byte*, int64_t), Pages pages, double seconds) {
+    const Region memory(int64_t{256} << 20, pages, "the bandwidth probe");
+#if defined(__linux__) && defined(MADV_NOHUGEPAGE)
+    if (pages == Pages::small) madvise(memory.data(), static_cast<size_t>(memory.bytes()), MADV_NOHUGEPAGE);
+#endif
     const auto share = [&](const Worker& w, int64_t& begin, int64_t& end) {
         w.range(memory.bytes() / 4096, begin, end);
         begin *= 4096, end *= 4096;
@@ -76,7 +83,8 @@ double read_bandwidth(Team& team, uint64_t (*read)(const std::byte*, int64_t), d
 ProbeResult probe(const char* isa, Team& team, double seconds) {
     const PeakKernels& k = kernels_for(isa);
     ProbeResult result;
-    result.read_gbs = read_bandwidth(team, k.read, seconds);
+    result.read_gbs = read_bandwidth(team, k.read, Pages::huge, seconds);
+    result.read_plain_gbs = read_bandwidth(team, k.read, Pages::small, seconds);
     result.f32_gflops = peak(team, k.f32, seconds);
     result.bf16_gflops = peak(team, k.bf16, seconds);
     result.int8_gops = peak(team, k.int8, seconds);
