@@ -17,7 +17,7 @@ from uuid import uuid4
 from penstock.adapters import AdapterInfo
 from penstock.assemble import LoadProgress, Model, assemble
 from penstock.chat import render
-from penstock.config import from_kwargs
+from penstock.config import Config, from_kwargs
 from penstock.errors import ExecutionError, OverloadedError
 from penstock.frontend import POOLED, Frontend, Prompt, embedding
 from penstock.sampling_defaults import default_params
@@ -95,8 +95,11 @@ class AsyncLLM:
     One thread owns the engine; everything that touches it goes through a queue that is emptied between steps.
     """
 
-    def __init__(self, model: Any = None, *, progress: LoadProgress | None = None, **options: Any) -> None:
-        self.model: Model = assemble(from_kwargs({"model": model, **options}), progress)
+    def __init__(
+        self, model: Any = None, *, progress: LoadProgress | None = None, config: Config | None = None, **options: Any
+    ) -> None:
+        """``config`` takes the place of ``model`` and ``options``. Raises as :func:`penstock.assemble.assemble`."""
+        self.model: Model = assemble(config or from_kwargs({"model": model, **options}), progress)
         self.frontend = Frontend(self.model.engine, self.model.tokenizer, self.model.adapters)
         self._commands: queue.SimpleQueue[_Command | None] = queue.SimpleQueue()
         self._streams: dict[str, _Stream] = {}

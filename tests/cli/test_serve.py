@@ -52,6 +52,16 @@ def test_admin_keys_and_origins_as_a_list() -> None:
     assert split(found)[0].allowed_origins == ("http://x", "http://y")
 
 
+def test_several_names_and_no_page() -> None:
+    found = options("./x", "--served-model-name", "a", "b", "--served_model_name", "c,d", "--no-webui")
+    mine, engine = split(found)
+    assert engine == {"model": "./x", "served_model_name": "a"}
+    assert mine.model_aliases == ("b", "c", "d") and mine.disabled_dialects == ("page",)
+    assert split(options("--disable-dialect", "tgi", "--no-webui"))[0].disabled_dialects == ("tgi", "page")
+    assert split(options("-a", "x"))[1] == {"served_model_name": "x"}
+    assert split(options("--otlp-endpoint", "http://x:4318"))[0].otlp_traces_endpoint == "http://x:4318"
+
+
 def test_several_models(tmp_path: Path) -> None:
     assert options("--model", "a=./x", "-m", "b=org/y") == {"model": {"a": "./x", "b": "org/y"}}
     assert options("./x", "--model", "./x") == {"model": "./x"}

@@ -47,6 +47,13 @@ def test_an_adapter_is_a_model(server, lora):
     assert server.post("/v1/completions", {**body, "model": NAME}).json["choices"] == plain["choices"]
     chat = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 3, "model": "style"}
     assert server.post("/v1/messages", chat).json["model"] == "style"
+    options = {"max_new_tokens": 24, "adapter_id": "style"}
+    wish = {"inputs": "hello", "parameters": options}
+    alone = server.post("/generate", {"inputs": "hello", "model": "style", "parameters": {"max_new_tokens": 24}}).json
+    assert server.post("/generate", wish).json == alone
+    options["adapter_id"] = "stile"
+    answer = server.post("/generate", wish)
+    assert answer.status == 422 and "did you mean 'style'" in answer.json["error"]
     assert server.post("/v1/unload_lora_adapter", {"lora_name": "style"}, **ADMIN).status == 200
     assert server.post("/v1/completions", {**body, "model": "style"}).status == 404
     assert server.post("/v1/unload_lora_adapter", {"lora_name": "style"}, **ADMIN).status == 404

@@ -41,6 +41,15 @@ def test_a_line_for_a_request(llm, lines):
     assert second["http"]["status"] == 400 and second["request_id"] != "abc"
 
 
+def test_polls_of_the_page_are_in_the_log_only_when_they_fail(llm, lines):
+    with Server(llm, log_requests=True, api_keys=("key",)) as server:
+        assert server.get("/page/stats", Authorization="Bearer key").status == 200
+        assert server.get("/page/stats").status == 401
+        server.get("/page/info", Authorization="Bearer key")
+    found = [line["http"] for line in lines() if line["logger"] == "penstock.access"]
+    assert [(each["path"], each["status"]) for each in found] == [("/page/stats", 401), ("/page/info", 200)]
+
+
 def test_errors_name_their_request(llm, lines, monkeypatch):
     def broken(*args):
         raise RuntimeError("out\nof luck \ud800")

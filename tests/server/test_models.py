@@ -31,6 +31,20 @@ def test_each_name_answers_for_itself(llm, checkpoint):
     other.close()
 
 
+def test_one_model_of_several_names(llm):
+    with Server(llm, model_aliases=("gpt-4o", "text-davinci-003")) as server:
+        found = server.get("/v1/models").json["data"]
+        assert [m["id"] for m in found] == [NAME, "gpt-4o", "text-davinci-003"]
+        assert {m["root"] for m in found} == {NAME}
+        for name in ("gpt-4o", "text-davinci-003", NAME):
+            answer = server.post("/v1/completions", {"prompt": "x", "max_tokens": 2, "model": name})
+            assert answer.status == 200 and answer.json["model"] == NAME
+        assert server.get("/v1/models/gpt-4o").json["id"] == NAME
+        assert server.post("/v1/completions", {"prompt": "x", "model": "gpt-4"}).status == 404
+    with pytest.raises(ConfigError, match="several names"):
+        make_state({"a": llm, "b": llm}, ServerOptions(model_aliases=("c",)))
+
+
 def test_a_mapping_of_models_is_loaded(checkpoint):
     models: dict = {}
     engine = {"model": {"a": checkpoint, "b": str(checkpoint)}, "kv_cache_memory": 1 << 22, "threads": 1}

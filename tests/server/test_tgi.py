@@ -54,6 +54,19 @@ def test_sampling_has_a_seed_that_repeats_it(server):
     assert server.post("/generate", {"inputs": "q", "parameters": again}).json == first
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_beams(server, stream):
+    """``num_beams``, as scripts for transformers send it."""
+    options = {"max_new_tokens": 6, "num_beams": 3, "length_penalty": 1.0, "details": True}
+    body = {"inputs": "once", "parameters": options}
+    found = server.post("/generate_stream", body).events[-1] if stream else server.post("/generate", body).json
+    beams = {"prompt": "once", "max_tokens": 6, "use_beam_search": True, "n": 1, "best_of": 3}
+    assert found["generated_text"] == server.post("/v1/completions", beams).json["choices"][0]["text"]
+    assert found["details"]["seed"] is None
+    one = {"inputs": "once", "parameters": {"max_new_tokens": 6, "num_beams": 1}}
+    assert server.post("/generate", one).status == 200
+
+
 def test_best_of(server):
     body = {"inputs": "q", "parameters": {**GREEDY, "do_sample": True, "best_of": 3}}
     details = server.post("/generate", body).json["details"]
@@ -107,6 +120,8 @@ def test_a_stop_sequence_is_kept_in_the_text(server):
         ({"watermark": True}, "watermark"),
         ({"typical_p": 0.5}, "typical_p"), ({"grammar": {"type": "regex", "value": 5}}, "grammar"),
         ({"seed": "x"}, "seed"), ({"max_new_token": 3}, "max_new_tokens"), ({"adapter_id": "x"}, "adapter_id"),
+        ({"num_beams": 2, "do_sample": True}, "num_beams"), ({"num_beams": 2, "best_of": 2}, "best_of"),
+        ({"length_penalty": 2.0}, "length_penalty"), ({"num_beams": 10**6}, "best_of"),
     ],
 )  # fmt: skip
 def test_errors_are_in_tgis_form(server, parameters, word):

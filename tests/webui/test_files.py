@@ -34,6 +34,14 @@ def test_browsers_get_the_page_and_others_a_line_of_text(site, index):
         assert answer.headers["content-type"].startswith("text/plain") and b"penstock" in answer.body
 
 
+def test_the_page_can_be_switched_off(site):
+    with Server(site.llm, disabled_dialects=("page",)) as server:
+        answer = server.get("/", Accept=HTML)
+        assert answer.status == 200 and answer.headers["content-type"].startswith("text/plain")
+        for path in ("/page/info", "/page/stats", "/page/index.js"):
+            assert server.get(path).status == 404
+
+
 def test_post_stays_the_plain_demo(site):
     answer = site.post("/", {"prompt": "What is the capital of France?"}, Accept=HTML)
     assert answer.status == 200 and "Paris" in answer.json["response"]

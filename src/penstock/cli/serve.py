@@ -64,15 +64,17 @@ HELP = {
     "reasoning": "tell thoughts apart from the answer, where the template marks them (default: on)",
     "pooling": "how embeddings are made: mean, last, auto (default: auto, as the checkpoint says, else last)",
     "log_format": "text, or json: an object a line (default: text)",
+    "model_aliases": "further name of the model; may be repeated",
     "models_dir": "folder of models; each is loaded when a request first names it",
     "max_loaded_models": "most of them loaded at once; 0: no bound (default: 0)",
     "model_memory": "most memory for them, e.g. 16G; 0: no bound (default: 0)",
     "otlp_traces_endpoint": "OpenTelemetry collector to send spans to, e.g. http://localhost:4318/v1/traces",
 }
 SINGULAR = {"api_keys": "api_key", "admin_api_keys": "admin_api_key", "allowed_hosts": "allowed_host",
-            "allowed_origins": "allowed_origin", "disabled_dialects": "disable_dialect"}  # fmt: skip
+            "allowed_origins": "allowed_origin", "disabled_dialects": "disable_dialect",
+            "model_aliases": "model_alias"}  # fmt: skip
 METAVARS = {"host": "HOST", "port": "PORT", "api_key_file": "FILE", "api_keys": "KEY", "admin_api_keys": "KEY",
-            "allowed_hosts": "HOST", "allowed_origins": "ORIGIN", "disabled_dialects": "NAME",
+            "allowed_hosts": "HOST", "allowed_origins": "ORIGIN", "disabled_dialects": "NAME", "model_aliases": "NAME",
             "tool_call_parser": "NAME", "models_dir": "DIR", "otlp_traces_endpoint": "URL"}  # fmt: skip
 ENVIRONMENT = {"host": "PENSTOCK_HOST", "port": "PENSTOCK_PORT", "api_keys": "PENSTOCK_API_KEY"}
 
@@ -95,7 +97,10 @@ def parser() -> Parser:
                 synonyms=("uvicorn-log-level",), metavar="LEVEL")  # fmt: skip
     made.switch("quiet", "no start-up table, no progress", short="-q", group=group)
     sampling.sampling_options(made, leave_out=("seed", "n", "logprobs"))
-    engine_options(made, leave_out=("model",))
+    engine_options(made, leave_out=("model", "served_model_name"))
+    made.option("served_model_name", "name under which the model is served (default: as given to --model); further "
+                "ones are aliases", group=group, synonyms=OTHER_ENGINES["served_model_name"], nargs="+",
+                action="extend", metavar="NAME")  # fmt: skip
     other_servers(made)
     return made
 
@@ -175,9 +180,16 @@ def serve_options(args: argparse.Namespace) -> dict[str, Any]:
             found[name] = [*found.get(name, []), *_flat(value)] if name in SINGULAR else value
     wish = models(args)
     rest = argparse.Namespace(**{k: v for k, v in vars(args).items() if k != "model"})
+    names = [name for text in getattr(args, "served_model_name", ()) for name in text.split(",") if name]
+    if names:
+        rest.served_model_name = names[0]
+    if names[1:]:
+        found["model_aliases"] = [*found.get("model_aliases", []), *names[1:]]
     engine = engine_kwargs(rest) | ({} if wish is None else {"model": wish})
     if engine.get("max_model_len") == 0:  # llama-server's word for the model's own
         del engine["max_model_len"]
+    if getattr(args, "no_webui", False):
+        found["disabled_dialects"] = [*found.get("disabled_dialects", []), "page"]
     return {**found, **translated(args), **engine}
 
 

@@ -52,6 +52,7 @@ def dialects(options: ServerOptions) -> list[Dialect]:
         "anthropic": anthropic.dialect,
         "ollama": ollama.dialect,
         "llama_server": llama_server.dialect,
+        "page": page.dialect,
     }
     chosen = [make() for name, make in every.items() if name not in options.disabled_dialects]
-    return [operations.dialect(), *chosen, adapters.dialect(), models.dialect(), page.dialect(), root.dialect(options)]
+    return [operations.dialect(), *chosen, adapters.dialect(), models.dialect(), root.dialect(options)]

@@ -100,7 +100,7 @@ class _Exchange:
         self.request_id = given if _SAFE_ID.fullmatch(given) else uuid4().hex
         self.dialect = edge.dialect_of(scope["path"])
         self.status = 0
-        self.route = "unmatched"
+        self.route, self.quiet = "unmatched", False
         self._deadline: asyncio.Timeout | None = None
         self.began = time.perf_counter()
         tracing = self.state.tracing
@@ -121,7 +121,7 @@ class _Exchange:
             for name in self.current.using:
                 self.state.library.leave(name)
             self.state.metrics.responses[self.route, self.status] += 1
-            if self.state.options.log_requests:
+            if self.state.options.log_requests and not (self.quiet and self.status < 400):
                 self._log()
 
     async def _serve(self) -> None:
@@ -157,7 +157,7 @@ class _Exchange:
         except HttpError:
             self.state.keys.check(self.headers)
             raise
-        self.route = found[0].path
+        self.route, self.quiet = found[0].path, found[0].quiet
         return found
 
     async def _tracked(self, endpoint: Endpoint, call: Call, client: str) -> None:

@@ -82,6 +82,7 @@ class Endpoint:
 
     ``public``: answered without a key (liveness only). ``raw``: any content type. ``body``: what the body is read as,
     for the description of the API. ``admin``: wants an administrator's key, and is shut where there is none.
+    ``quiet``: polled, and in the access log only when it fails.
     """
 
     method: str
@@ -91,6 +92,7 @@ class Endpoint:
     raw: bool = False
     body: type[msgspec.Struct] | None = None
     admin: bool = False
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,7 @@ class Metrics:
         self.models: dict[str, tuple[AsyncLLM, ModelMetrics]] = {}
         self.responses: Counter[tuple[str, int]] = Counter()
         self.disconnects = 0
+        self.restarts: Counter[str] = Counter()
 
     def add(self, name: str, llm: AsyncLLM) -> ModelMetrics:
         metrics = ModelMetrics()
@@ -94,6 +95,10 @@ class Metrics:
         gone = CounterMetricFamily("penstock_client_disconnects", "clients that left before their answer ended")
         gone.add_metric([], self.disconnects)
         yield gone
+        restarts = CounterMetricFamily("penstock_engine_restarts", "engines loaded again", labels=["model_name"])
+        for model, count in sorted(self.restarts.items()):
+            restarts.add_metric([model], count)
+        yield restarts
 
     def _engine(self) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily

@@ -8,7 +8,7 @@ from typing import Any
 
 from penstock.errors import ConfigError
 
-DIALECTS = ("openai", "tgi", "anthropic", "ollama", "llama_server", "demo")
+DIALECTS = ("openai", "tgi", "anthropic", "ollama", "llama_server", "demo", "page")
 TOOL_FORMATS = ("auto", "hermes", "llama3_json", "mistral", "glm")
 
 POOLINGS = ("auto", "mean", "last")
@@ -27,6 +27,8 @@ class ServerOptions:
     the whole answer. ``tool_call_parser``: how the model writes calls, by its template when ``auto``. ``reasoning``:
     tell what the model thinks apart from its answer, where its template marks it. ``pooling``: how the vectors of a
     text become its embedding; ``auto``: as the checkpoint says, else ``last``.
+
+    ``model_aliases``: further names of the one model that is given at the start.
 
     ``models_dir``: a folder of checkpoints, each loaded when a request first names it. At most ``max_loaded_models``
     of them (0: no bound) and ``model_memory`` bytes (0: no bound; weights and KV cache) are kept, and the one that was
@@ -58,6 +60,7 @@ class ServerOptions:
     reasoning: bool = True
     pooling: str = "auto"
     log_format: str = "text"
+    model_aliases: tuple[str, ...] = ()
     models_dir: str | None = None
     max_loaded_models: int = 0
     model_memory: int = 0
@@ -107,7 +110,9 @@ def split(options: Mapping[str, Any]) -> tuple[ServerOptions, dict[str, Any]]:
     return ServerOptions(**mine), rest
 
 
-TUPLES = frozenset({"api_keys", "admin_api_keys", "allowed_hosts", "allowed_origins", "disabled_dialects"})
+TUPLES = frozenset(
+    {"api_keys", "admin_api_keys", "allowed_hosts", "allowed_origins", "disabled_dialects", "model_aliases"}
+)
 
 
 def _tuple(value: Any) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from penstock.server.library import Library
 from penstock.server.options import ServerOptions, split
 from penstock.server.protocol import protocol
 from penstock.server.state import State, make_state
+from penstock.server.supervisor import Supervisor
 from penstock.server.tracing import Tracing, make_tracing
 
 logger = logging.getLogger(__name__)
@@ -95,8 +96,9 @@ def run_until_done(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _serve(state: State, listener: socket.socket, ready: Callable[[], None]) -> int:
-    await make_server(state, ready).serve(sockets=[listener])
-    return 1 if state.trouble() else 0
+    server = make_server(state, ready)
+    await server.serve(sockets=[listener])
+    return 1 if server.supervisor.given_up or state.trouble() else 0
 
 
 def make_server(state: State, ready: Callable[[], None] = lambda: None) -> DrainingServer:
@@ -128,6 +130,7 @@ class DrainingServer(uvicorn.Server):
         self.state = state
         self._ready = ready
         self._drain_until = 0.0
+        self.supervisor = Supervisor(state)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -156,6 +159,9 @@ class DrainingServer(uvicorn.Server):
         logger.info("draining: %d requests under way", len(self.state.tasks))
 
     async def on_tick(self, counter: int) -> bool:
+        self.supervisor.look()
+        if self.supervisor.given_up is not None and not self.state.draining:
+            self.handle_exit(signal.SIGTERM, None)
         if self.state.draining and not self.should_exit:
             if not self.state.tasks:
                 self.should_exit = True

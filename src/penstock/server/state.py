@@ -30,7 +30,10 @@ ANY_MODEL = frozenset({"", "tgi", "dummy", "default"})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Served:
-    """A model on the port, with an adapter of it or none. ``created``: when it was loaded, Unix seconds."""
+    """A model on the port, with an adapter of it or none. ``created``: when it was loaded, Unix seconds.
+
+    ``aliases``: what else it answers to; ``names``: those of them that are told.
+    """
 
     name: str
     llm: AsyncLLM
@@ -38,6 +41,7 @@ class Served:
     fingerprint: str
     created: int
     aliases: frozenset[str] = frozenset()
+    names: tuple[str, ...] = ()
     adapter: str | None = None
 
 
@@ -47,7 +51,8 @@ class State:
     ``tasks``: requests being worked on. ``library``: where models come from that are not loaded. ``tracing``: where
     spans go; None: none are made.
 
-    ``draining``: only those, no new ones. ``aborting``: not even those.
+    ``restarting``: models that have crashed and are loaded again. ``draining``: only requests
+    under way, no new ones. ``aborting``: not even those.
     """
 
     options: ServerOptions
@@ -61,6 +66,7 @@ class State:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     clients: Counter[str] = field(default_factory=Counter)
     tracing: Tracing | None = None
+    restarting: dict[str, Served] = field(default_factory=dict)
     draining: bool = False
     aborting: bool = False
 
@@ -72,6 +78,7 @@ class State:
         """
         found = self._loaded(name)
         if found is None:
+            self._check_restarting(name)
             places = self.library.places()
             if name in places:
                 raise NotLoaded(name)
@@ -90,6 +97,12 @@ class State:
             self.library.use(held)
         return found
 
+    def _check_restarting(self, name: str | None) -> None:
+        for known, served in self.restarting.items():
+            if name is None or name == known or name in served.aliases or name in ANY_MODEL:
+                told = f"the engine of '{known}' has stopped and is started again: try again"
+                raise HttpError(503, "restarting", told, headers={"Retry-After": "5"})
+
     def _loaded(self, name: str | None) -> Served | None:
         first = next(iter(self.served.values()), None)
         if name is None:
@@ -105,12 +118,22 @@ class State:
     def add(self, name: str, llm: AsyncLLM) -> Served:
         """Serve a loaded model under ``name``. Raises ``RequestError`` if the server's sampling does not suit it."""
         path = str(llm.model.path)
-        aliases = frozenset({path, path.rstrip("/") + "/", llm.model.path.name, str(llm.model.config.model.model)})
+        names = self.options.model_aliases if name in self.library.given or not self.served else ()
+        aliases = frozenset(
+            {*names, path, path.rstrip("/") + "/", llm.model.path.name, str(llm.model.config.model.model)}
+        )
         facts = f"{__version__}|{sorted(llm.model.resolved.items())}".encode()
         digest = "ps_" + blake2b(facts, digest_size=6).hexdigest()
-        made = Served(name, llm, self.metrics.add(name, llm), digest, int(time.time()), aliases)
+        made = Served(name, llm, self.metrics.add(name, llm), digest, int(time.time()), aliases, names)
         self.default_params(made)
         self.served[name] = made
+        return made
+
+    def restore(self, before: Served, llm: AsyncLLM) -> Served:
+        """Serve ``llm`` in the place of a model that was removed."""
+        self.metrics.models[before.name] = (llm, before.metrics)
+        made = replace(before, llm=llm, created=int(time.time()))
+        self.served[before.name] = made
         return made
 
     def remove(self, name: str) -> Served:
@@ -168,6 +191,8 @@ class State:
 
     def trouble(self) -> str | None:
         """Why the server is not healthy; None when it is."""
+        for name in self.restarting:
+            return f"the engine of '{name}' has stopped"
         for served in self.served.values():
             if not served.llm.alive:
                 return f"the engine of '{served.name}' has stopped"
@@ -194,6 +219,8 @@ def make_state(
     ``RequestError`` for a bad sampling parameter.
     """
     library = library or Library(options)
+    if options.model_aliases and max(len(models), len(library.given)) != 1:
+        raise ConfigError("several names are for one model: give several models as --model NAME=MODEL, without aliases")
     if not models and not library.places():
         raise ConfigError("no model to serve: name one with --model, or a folder of models with --models-dir")
     keys, admins = load_keys(options.api_keys, options.api_key_file), load_keys(options.admin_api_keys, None)

@@ -36,15 +36,20 @@ def absent_card(name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def alias_card(served: Served, name: str) -> dict[str, Any]:
+    return {**model_card(served), "id": name}
+
+
 def adapter_card(served: Served, adapter: str) -> dict[str, Any]:
     return {**model_card(served), "id": adapter, "root": adapter, "parent": served.name}
 
 
 async def list_models(call: Call) -> Reply:
     models = list(call.state.served.values())
+    aliases = [alias_card(s, name) for s in models for name in s.names]
     adapters = [adapter_card(s, name) for s in models for name in s.llm.model.adapters.names()]
     others = [absent_card(name) for name in call.state.library.places() if name not in call.state.served]
-    return reply({"object": "list", "data": [*map(model_card, models), *adapters, *others]})
+    return reply({"object": "list", "data": [*map(model_card, models), *aliases, *adapters, *others]})
 
 
 async def one_model(call: Call) -> Reply:

@@ -49,7 +49,7 @@ def dialect() -> Dialect:
     endpoints = (
         Endpoint("GET", "/", index, public=True),
         Endpoint("GET", "/page/info", info, public=True),
-        Endpoint("GET", "/page/stats", stats, public=True),
+        Endpoint("GET", "/page/stats", stats, public=True, quiet=True),
         Endpoint("GET", "/page/{name:path}", asset, public=True),
     )
     return Dialect("page", endpoints, error)

@@ -26,6 +26,9 @@ def sampling_params(given: Parameters, stream: bool) -> SamplingParams:
     """Greedy unless something asks for sampling, as TGI does. Raises ``RequestError`` naming a field out of range."""
     _check(given, stream)
     sampling = is_sampling(given)
+    beams: dict[str, Any] = {}
+    if (given.num_beams or 1) > 1:
+        beams = {"use_beam_search": True, "best_of": given.num_beams, "length_penalty": given.length_penalty or 1.0}
     limit = DEFAULT_NEW_TOKENS if given.max_new_tokens is UNSET else given.max_new_tokens
     return SamplingParams(
         n=given.best_of or 1,
@@ -43,6 +46,7 @@ def sampling_params(given: Parameters, stream: bool) -> SamplingParams:
         prompt_logprobs=0 if given.decoder_input_details and given.details else None,
         structured_outputs=from_tgi(given.grammar),
         output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
+        **beams,
     )
 
 
@@ -63,6 +67,10 @@ def _check(given: Parameters, stream: bool) -> None:
         raise RequestError("best_of > 1 and seed exclude each other", "best_of")
     if best_of > 1 and stream:
         raise RequestError("best_of > 1 cannot be streamed", "best_of")
+    if (given.num_beams or 1) > 1 and (best_of > 1 or is_sampling(given)):
+        raise RequestError("num_beams > 1 draws nothing: leave out sampling and best_of, or num_beams", "num_beams")
+    if given.length_penalty is not None and (given.num_beams or 1) < 2:
+        raise RequestError("length_penalty belongs to beam search: give num_beams, or leave it out", "length_penalty")
     if given.decoder_input_details and stream:
         raise RequestError("decoder_input_details cannot be streamed", "decoder_input_details")
     if given.temperature is not None and given.temperature <= 0:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from penstock._version import __version__
+from penstock.errors import RequestError, nearest
 from penstock.server.answers import Answers
 from penstock.server.body import parse, read
 from penstock.server.http import Call, Dialect, Endpoint, Reply, Stream, encode, reply
@@ -43,7 +45,7 @@ async def _generate(call: Call, fields: dict[str, Any], *, stream: bool, as_list
     began = time.monotonic()
     request = read(fields, GenerateRequest, HARMLESS)
     given = read(request.parameters or {}, Parameters, HARMLESS_PARAMETERS, REFUSED)
-    served = call.state.find(request.model)
+    served = _served(call, request, given)
     params = adapt.sampling_params(given, stream)
     truncation = adapt.truncation(given, served.llm.model.max_model_len)
     prompts = await encode_prompts(served.llm, [request.inputs], truncation=truncation)
@@ -60,6 +62,17 @@ async def _generate(call: Call, fields: dict[str, Any], *, stream: bool, as_list
         body["details"] = adapt.details(given, params, served.llm.model.tokenizer, output)
     headers = _headers(request.inputs, answers, output.metrics, validated, time.monotonic() - began)
     return reply([body] if as_list else body, headers=headers)
+
+
+def _served(call: Call, request: GenerateRequest, given: Parameters) -> Served:
+    served = call.state.find(request.model)
+    if not given.adapter_id:
+        return served
+    names = served.llm.model.adapters.names()
+    if given.adapter_id not in names:
+        said = f"adapter_id: no adapter '{given.adapter_id[:128]}' is loaded{nearest(given.adapter_id[:128], names)}"
+        raise RequestError(said, "adapter_id")
+    return replace(served, name=given.adapter_id, adapter=given.adapter_id)
 
 
 async def _events(

@@ -11,13 +11,16 @@ DEFAULT_NEW_TOKENS = 100
 
 
 class Parameters(msgspec.Struct, kw_only=True):
+    adapter_id: str | None = None
     best_of: int | None = None
     decoder_input_details: bool | None = None
     details: bool | None = None
     do_sample: bool | None = None
     frequency_penalty: float | None = None
     grammar: dict[str, Any] | None = None
+    length_penalty: float | None = None
     max_new_tokens: int | UnsetType | None = UNSET
+    num_beams: int | None = None
     repetition_penalty: float | None = None
     return_full_text: bool | None = None
     seed: int | None = None
@@ -51,7 +54,5 @@ _NOT_YET = "is not available in this version: leave it out"
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "watermark": ((False,), "is not available: leave it out"),
     "typical_p": ((1, 1.0), _NOT_YET),
-    "adapter_id": (("",), _NOT_YET),
-    "num_beams": ((1,), "is not available in this version: leave it out"),
     "stop_sequences": (([],), "is called stop here"),
 }
