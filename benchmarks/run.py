@@ -62,20 +62,22 @@ def _one(one: Contestant, pool: _Pool, line: Line, turn: int, sizes: Sizes, reco
     slow = bool(one.start_seconds) and one.start_seconds[-1] > SLOW_START
     if one.broken or (line.kind == "start" and slow):
         return
-    watch = machine.Watch(pool.root)
+    watch, started = machine.Watch(pool.root), 0.0
     try:
         if line.kind == "start" or one.process is None:
             progress.say(f"  starting {one.name}")
             pool.make_room(one)
-            value = one.start()
+            started = one.start()
         if line.kind == "memory" and not one.fresh:
             return
-        if line.kind != "start":
-            value = measure(line, one.ask, turn, sizes)
+        value = started if line.kind == "start" else measure(line, one.ask, turn, sizes)
     except (BrokenError, RuntimeError, OSError, ValueError) as error:
         one.broken = str(error)
         one.stop()
         progress.say(f"  {line.name:<10} {one.name:<28} failed: {error}")
+        return
+    if value is None:
+        progress.say(f"  {line.name:<10} {one.name:<28} too noisy to measure")
         return
     others = watch.others()
     record.runs.append({

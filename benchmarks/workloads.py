@@ -81,9 +81,10 @@ def mixed(seed: int, count: int) -> Requests:
     return [(ids(p, 31000 + 100 * seed + i), n) for i, (p, n) in enumerate(sizes)]
 
 
-def measure(line: Line, ask: Ask, turn: int, sizes: Sizes) -> float:
+def measure(line: Line, ask: Ask, turn: int, sizes: Sizes) -> float | None:
     """One figure of ``line`` in its unit. Rates of decode are differences of two runs, so that the prompt does not
-    count. ``turn`` changes the tokens, so that no cache of prefixes helps. Not for ``start``."""
+    count; None where the longer one was not slower, on a machine that others use. ``turn`` changes the tokens, so that
+    no cache of prefixes helps. Not for ``start``."""
     if line.kind == "memory":
         return float(ask([(ids(FIRST_PROMPT, 70 + turn), FIRST_PROMPT)])["peak_mb"])
     if line.kind == "ttft":
@@ -97,7 +98,7 @@ def measure(line: Line, ask: Ask, turn: int, sizes: Sizes) -> float:
     seeds = [5000 + 1000 * turn + 64 * line.streams + i for i in range(line.streams)]
     before = _seconds(ask, [(ids(prompt, seed), 1) for seed in seeds])
     after = _seconds(ask, [(ids(prompt, 50_000 + seed), steps + 1) for seed in seeds])
-    return line.streams * steps / max(after - before, 1e-9)
+    return line.streams * steps / (after - before) if after > before else None
 
 
 def _seconds(ask: Ask, requests: Requests) -> float:

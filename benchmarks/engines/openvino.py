@@ -53,4 +53,6 @@ def prepare(spec: dict[str, Any]) -> None:
                "--task", "text-generation-with-past", "--weight-format", spec["format"]]  # fmt: skip
     if spec["format"] == "int4":
         command += ["--group-size", "128"]
-    subprocess.run([*command, str(folder)], check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    done = subprocess.run([*command, str(folder)], check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    if done.returncode:
+        raise RuntimeError(f"optimum-cli export openvino stopped with exit code {done.returncode}; its log says why")

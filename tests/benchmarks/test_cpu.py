@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.contestant import BrokenError, Contestant
+from benchmarks.contestant import BrokenError, Contestant, shortened
 from benchmarks.workloads import Sizes
 
 from benchmarks import cpu, machine
 
 LINES = ["start", "memory", "decode-1", "decode-4", "prefill"]
-SMALL = Sizes(steps=2, prefill=64, mixed=2)
+SURE = [line for line in LINES if not line.startswith("decode")]
+"""Decode is a difference of two times, of so short runs perhaps none."""
+SMALL = Sizes(steps=8, prefill=64, mixed=2)
 PROBE = {"read_gbs": 40.0, "read_plain_gbs": 30.0, "f32_gflops": 200.0, "bf16_gflops": 400.0, "int8_gops": 800.0}
 
 
@@ -46,7 +48,9 @@ def ran(folder: Path) -> dict[str, Any]:
 
 def test_every_line_of_every_engine_is_measured(ran: dict[str, Any]) -> None:
     measured = {(run["engine"], run["line"]) for run in ran["runs"]}
-    assert measured == {(engine, line) for engine in ("penstock:bf16", "penstock:int4") for line in LINES}
+    engines = ("penstock:bf16", "penstock:int4")
+    assert {(engine, line) for engine in engines for line in SURE} <= measured
+    assert measured <= {(engine, line) for engine in engines for line in LINES}
     assert all(run["value"] > 0 for run in ran["runs"])
     assert all(ran["probes"][run["probe"]]["read_gbs"] > 0 for run in ran["runs"])
     assert {name: info["bits"] for name, info in ran["engines"].items()} == {"penstock:bf16": 16, "penstock:int4": 4}
@@ -72,11 +76,11 @@ def test_nothing_kept_names_the_machine_s_folders(ran: dict[str, Any], folder: P
 def test_table_and_pictures(ran: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cpu.main(["--report", str(folder / "tiny.json")]) == 0
     text = capsys.readouterr().out
-    assert "decode, 4 streams, tok/s" in text
-    assert text.count("penstock:int4") == len(LINES)
+    assert "process start to first token (128 in), s" in text
+    assert text.count("penstock:") == len(ran["runs"])
     root = ET.fromstring((folder / "tiny.svg").read_text())
     bars = [e for e in root.iter("{http://www.w3.org/2000/svg}rect") if e.get("fill") != "white"]
-    assert len(bars) == 2 * len(LINES)
+    assert len(bars) == len(ran["runs"])
     assert (folder / "tiny.md").read_text().startswith("### tiny\n")
 
 
@@ -118,6 +122,12 @@ def test_the_probe_measures_this_machine() -> None:
     assert facts["cpu"] and facts["threads"] == 2 and facts["memory_gb"] > 0
     assert machine.available_bytes() > 0
     assert 0 <= machine.Watch(1).others() <= 1
+
+
+def test_messages_that_are_kept_have_no_folders() -> None:
+    assert shortened("cannot open /home/me/models/x-1.gguf:\n no such file") == "cannot open x-1.gguf: no such file"
+    assert shortened("2 / 3 of a/b") == "2 / 3 of a/b"
+    assert len(shortened("x " * 400)) == 300
 
 
 def test_a_failed_engine_does_not_stop_the_others(

@@ -111,6 +111,10 @@ def test_decode_is_the_difference_of_two_runs() -> None:
     assert not {tuple(ids) for ids, _ in asked[0]} & {tuple(ids) for ids, _ in asked[1]}
 
 
+def test_a_difference_that_is_none_is_no_figure() -> None:
+    assert measure(LINES["decode-1"], lambda r: {"seconds": 1.0, "tokens": sum(n for _, n in r)}, 0, Sizes()) is None
+
+
 def test_an_engine_that_stops_early_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="3 tokens came where 1 were asked"):
         measure(LINES["ttft"], lambda requests: {"seconds": 1.0, "tokens": 3}, 0, Sizes())
