@@ -154,7 +154,7 @@ def _transformed(tensor: Tensor, arrays: Mapping[str, Array], transforms: Sequen
                     f"{tensor.name}: stored as {data.format}, but this family normalises its rows at load; "
                     "use a checkpoint that keeps this tensor in float16 or bfloat16"
                 )
-            data = replace(data, arrays={"weight": _unit_rows(data.arrays["weight"])})
+            data = replace(data, format="f32", arrays={"weight": _unit_rows(data.arrays["weight"])})
     return data
 
 
@@ -169,10 +169,10 @@ def row_order(rows: int, permute: Permute) -> np.ndarray[tuple[int], np.dtype[np
 
 
 def _unit_rows(array: Array) -> Array:
-    """Rows of length 1, computed in float32, in the array's own type; 1024 rows at a time."""
-    out = np.empty_like(array)
+    """Rows of length 1 in float32: what the model would compute, not rounded once more. 1024 rows at a time."""
+    out = np.empty(array.shape, np.float32)
     for start in range(0, array.shape[0], 1024):
         rows = array[start : start + 1024].astype(np.float32)
         length = np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
-        out[start : start + 1024] = (rows / np.maximum(length, 1e-12)).astype(array.dtype)
+        np.divide(rows, np.maximum(length, 1e-12), out=out[start : start + 1024])
     return out
