@@ -57,18 +57,31 @@ void write_kv(Executor& e, int layer, const Slots& slots, const Floats& k, const
     e.write_kv(layer, {slots.data(), static_cast<int64_t>(slots.shape(0))}, k.data(), v.data());
 }
 
-int add_matrix(Executor& e, const std::string& format, const Source& src) {
-    const Format f = format_of(format);
+// Checks that rows are what the core takes them for; their distance in elements.
+int64_t row_stride(Format f, const Source& src) {
     const size_t width = f == Format::f32 ? 4 : 2;
     if (src.itemsize() != width || src.stride(1) != 1 || src.stride(0) < 0 ||
         reinterpret_cast<uintptr_t>(src.data()) % width != 0) {
         throw nb::type_error("a matrix must have contiguous rows of its format's own numbers");
     }
+    return src.shape(0) == 1 ? static_cast<int64_t>(src.shape(1)) : src.stride(0);
+}
+
+int add_matrix(Executor& e, const std::string& format, const Source& src) {
+    const Format f = format_of(format);
     const int64_t n = static_cast<int64_t>(src.shape(0)), k = static_cast<int64_t>(src.shape(1));
-    const int64_t ld = n == 1 ? k : src.stride(0);
+    const int64_t ld = row_stride(f, src);
     const void* data = src.data();
     nb::gil_scoped_release release;
     return e.add_matrix(f, data, n, k, ld);
+}
+
+int add_rounded(Executor& e, const std::string& format, const Source& src, int bits, int64_t group) {
+    const Format f = format_of(format);
+    const int64_t n = static_cast<int64_t>(src.shape(0)), k = static_cast<int64_t>(src.shape(1));
+    const PlainRows rows{f, n, k, src.data(), row_stride(f, src), bits, group};
+    nb::gil_scoped_release release;
+    return e.add_rounded(rows);
 }
 
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -129,6 +142,7 @@ void bind_executor(nb::module_& m) {
         nb::kw_only(), "max_tokens"_a, "max_seqs"_a, "max_logits_rows"_a, "max_context"_a, "num_blocks"_a,
         "block_size"_a, "kv_dtype"_a, "isa"_a = "", "threads"_a = 0, "pin"_a = false);
     c.def("add_matrix", &add_matrix, "format"_a, "source"_a);
+    c.def("add_rounded", &add_rounded, "format"_a, "source"_a, "bits"_a, "group"_a);
     c.def("add_codes", &add_codes, "format"_a, "codes"_a, "scales"_a, "zeros"_a.none(), "group"_a, "g_idx"_a.none(),
           "one_scale"_a);
     c.def("add_blocks", &add_blocks, "format"_a, "blocks"_a, "k"_a);

@@ -78,6 +78,17 @@ int Executor::add_quantised(const QuantSource& source, int64_t n, int64_t k) {
     return static_cast<int>(matrices_.size()) - 1;
 }
 
+int Executor::add_rounded(const PlainRows& rows) {
+    const RoundMath& math = round_math(isa());
+    std::atomic<float> largest{0};
+    const int number = add_quantised(rounded_source(rows, math, true, largest), rows.n, rows.k);
+    const float size = largest.load();
+    if (size >= kLeastHalfScale && size <= kMostHalfScale) return number;
+    matrices_.pop_back();
+    weights_.give_back();
+    return add_quantised(rounded_source(rows, math, false, largest), rows.n, rows.k);
+}
+
 int Executor::add_vector(const float* src, int64_t n) {
     need(n > 0, "a vector must have elements");
     std::byte* data = weights_.take(checked_product(n, sizeof(float), "a vector"), "weights");

@@ -8,6 +8,7 @@
 
 #include "batch.h"
 #include "formats/pack.h"
+#include "formats/round.h"
 #include "isa.h"
 #include "memory.h"
 #include "ops/ops.h"
@@ -38,6 +39,8 @@ class Executor {
     // Packs `src` ([n, k] of the format's element type, row stride ld elements) on the whole team; returns its number.
     int add_matrix(Format format, const void* src, int64_t n, int64_t k, int64_t ld);
     int add_quantised(const QuantSource& source, int64_t n, int64_t k);
+    // Plain rows made int8 or int4 on the way.
+    int add_rounded(const PlainRows& rows);
     int add_vector(const float* src, int64_t n);
     // Reserves one layer's cache; returns its number.
     int add_layer(int64_t kv_heads, int64_t head_dim);

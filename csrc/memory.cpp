@@ -73,6 +73,7 @@ std::byte* Pool::take(int64_t bytes, const char* what) {
     if (bytes < 0 || bytes > kMost) refuse(bytes, what, "no such size");
     const int64_t need = round_up(std::max<int64_t>(bytes, 1), kLine);
     used_ += need;
+    last_ = need;
     if (need >= kLarge) return large_.emplace_back(need, Pages::huge, what).data();
     if (need > left_) {
         small_.emplace_back(kChunk, Pages::huge, what);
@@ -80,6 +81,15 @@ std::byte* Pool::take(int64_t bytes, const char* what) {
     }
     left_ -= need;
     return small_.back().data() + (kChunk - left_ - need);
+}
+
+void Pool::give_back() {
+    used_ -= last_;
+    if (last_ >= kLarge)
+        large_.pop_back();
+    else
+        left_ += last_;
+    last_ = 0;
 }
 
 }  // namespace penstock

@@ -59,12 +59,15 @@ class Region {
 class Pool {
   public:
     std::byte* take(int64_t bytes, const char* what);
+    // Takes back the last block that was handed out; once between two of them.
+    void give_back();
     int64_t used() const { return used_; }
 
   private:
     std::vector<Region> large_, small_;
     int64_t left_ = 0;
     int64_t used_ = 0;
+    int64_t last_ = 0;
 };
 
 }  // namespace penstock

@@ -7,6 +7,7 @@
 #include "formats/matrix.h"
 
 namespace penstock {
+namespace {
 
 using V4 = uint32_t __attribute__((vector_size(16)));
 constexpr int kQuads = kTile / 4;
@@ -66,4 +67,5 @@ struct Lanes4 {
     void put(int64_t j, V4 v) const { std::memcpy(words + j * kTile, &v, 16); }
 };
 
+}  // namespace
 }  // namespace penstock

@@ -69,7 +69,7 @@ def test_any_numbers_give_finite_ones_in_range(seed: int, bits: int, scale: floa
         found = dequantise(check(quantise(data, bits, 32), "w"))
     assert np.isfinite(found).all()
     width = np.ptp(data.arrays["weight"]) + 1e-30 if bits == 4 else np.abs(data.arrays["weight"]).max()
-    assert np.abs(found - data.arrays["weight"]).max() <= 0.2 * width + 1e-6 * scale
+    assert np.abs(found - data.arrays["weight"]).max() <= 0.2 * width + 1e-3 * scale  # float16's own precision
 
 
 @pytest.mark.parametrize(("k", "bits", "expected"), [(96, 4, ("int4", 32)), (192, 4, ("int4", 64)),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from penstock.errors import UnsupportedError
 from penstock.quant import ggml
 from penstock.quant.formats import BLOCKS, DENSE
+from penstock.quant.rounding import rounded
 from penstock.quant.scheme import WeightData
 
 F32 = NDArray[np.float32]
@@ -84,6 +85,7 @@ DEQUANTISERS: dict[str, Dequantiser] = {
 
 def dequantise(data: WeightData) -> F32:
     """A fresh float32 array of ``data.shape``. Raises ``UnsupportedError`` for a format without a meaning here."""
+    data = rounded(data)
     function = DEQUANTISERS.get(data.format)
     if function is None:
         raise UnsupportedError(

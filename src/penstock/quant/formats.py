@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from penstock.errors import CheckpointError, UnsupportedError
+from penstock.quant.rounding import PLAIN
 from penstock.quant.scheme import Array, WeightData
 
 DENSE = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
@@ -73,6 +74,10 @@ def _check_codes(data: WeightData, name: str, lead: tuple[int, ...], k: int) -> 
         raise CheckpointError(f"{name}: a group of {group} inputs does not fit {k} inputs")
     if k % per_element:
         raise CheckpointError(f"{name}: {k} inputs do not divide into pairs of {data.format} codes")
+    if PLAIN in data.arrays:  # still to be rounded
+        if data.arrays[PLAIN].shape != data.shape or k % group:
+            raise CheckpointError(f"{name}: {list(data.arrays[PLAIN].shape)} cannot be rounded in groups of {group}")
+        return
     _expect(data, name, "weight", dtype, (*lead, k // per_element))
     groups = (*lead, groups_of(k, group))
     _expect(data, name, "scales", "float32", groups)

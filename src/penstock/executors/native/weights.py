@@ -13,10 +13,12 @@ from penstock.errors import CheckpointError, ConfigError, UnsupportedError
 from penstock.executors.native.lower import Loaded
 from penstock.models.program import WeightSpec
 from penstock.quant.formats import BLOCKS, CODES, DENSE
+from penstock.quant.rounding import PLAIN
 from penstock.quant.scheme import Array, WeightData
 
 BF16_ISAS = ("avx512",)
 """Instruction sets with a bfloat16 dot product."""
+NAMES = {name: fmt for fmt, name in DENSE.items()}
 INT8_ISAS = ("avx2", "avx512")
 """Instruction sets whose products of bytes are faster than those of floats, by two to five times."""
 
@@ -70,7 +72,11 @@ def _expert(data: WeightData, e: int) -> WeightData:
 
 def _add(core: Any, name: str, data: WeightData, inputs: str) -> int:
     if data.format in DENSE:
-        return _add_dense(core, data)
+        return int(core.add_matrix(data.format, _rows(data.arrays["weight"])))
+    if PLAIN in data.arrays:
+        plain = data.arrays[PLAIN]
+        fmt, bits = NAMES[plain.dtype.name], int(data.format.removeprefix("int"))
+        return int(core.add_rounded(fmt, _rows(plain), bits, int(data.params["group"])))
     arrays = {role: np.ascontiguousarray(array) for role, array in data.arrays.items()}
     if data.format in BLOCKS:
         return int(core.add_blocks(data.format, arrays["blocks"], data.shape[-1]))
@@ -85,13 +91,13 @@ def _add(core: Any, name: str, data: WeightData, inputs: str) -> int:
     )  # fmt: skip
 
 
-def _add_dense(core: Any, data: WeightData) -> int:
-    array: Array = data.arrays["weight"]
-    if data.format == "bf16":
+def _rows(array: Array) -> Array:
+    """Plain numbers as the core takes them: rows of contiguous numbers, bfloat16 as its bits."""
+    if array.dtype.name == "bfloat16":
         array = array.view(np.uint16)
     if array.strides[1] != array.itemsize or array.strides[0] < 0 or not array.flags.aligned:
         array = array.copy(order="C")
-    return int(core.add_matrix(data.format, array))
+    return array
 
 
 def _key(data: WeightData) -> str:
