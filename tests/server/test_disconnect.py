@@ -8,6 +8,7 @@ import time
 import pytest
 
 from penstock.errors import ExecutionError
+from penstock.server import supervisor
 from tests.server.harness import Raw, Server, eventually, open_model
 
 LONG = {"prompt": "hello", "max_tokens": 900, "ignore_eos": True}
@@ -134,6 +135,7 @@ def test_a_full_queue_says_when_to_come_back(checkpoint):
 
 
 def test_an_engine_that_dies_makes_health_say_so(checkpoint, monkeypatch):
+    monkeypatch.setattr(supervisor, "PAUSES", (60.0,))
     model = open_model(checkpoint)
     with Server(model) as server:
         assert server.get("/health").status == 200

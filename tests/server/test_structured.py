@@ -7,12 +7,24 @@ import re
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from penstock.errors import RequestError
 from penstock.server.structured import for_calls, from_response_format, from_structured_outputs
+from penstock.text.structured.thoughts import AfterThoughts
 from penstock.text.structured.trial import Trial
-from tests.server.harness import Server, data_lines, eventually
+from penstock.types import StructuredOutputs
+from tests.server.harness import (
+    TEMPLATE,
+    Scripted,
+    Server,
+    Talker,
+    data_lines,
+    eventually,
+    make_checkpoint,
+    open_model,
+)
 
 pytest.importorskip("llguidance", reason="llguidance is not installed")
 SCHEMA = {
@@ -268,3 +280,63 @@ def test_a_grammar_without_a_turn_is_told_to_come_again(llm, monkeypatch):
         assert time.perf_counter() - began < 2
         held.set()
         assert eventually(server.idle)
+
+
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory):
+    """A server whose model says what it is told, with a template that begins the thoughts."""
+    template = TEMPLATE.replace("assistant\n", "assistant\n<think>\n") + "{# </think> #}"
+    model = open_model(make_checkpoint(tmp_path_factory.mktemp("thinker"), template))
+    scripted = Scripted(model.model.executor)
+    model.model.engine.executor = scripted
+    with Server(model, tool_call_parser="hermes") as server:
+        yield Talker(server, scripted)
+    model.close()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_form_holds_behind_the_thoughts(thinker, stream):
+    answer = '{"age": 5, "name": "Ann"}'
+    thinker.say(f"Not JSON at all: {{]\n</think>{answer}")
+    wish = {"type": "json_schema", "json_schema": {"schema": SCHEMA}}
+    body = {"messages": HELLO, "max_tokens": 200, "response_format": wish, "stream": stream}
+    found = thinker.post("/v1/chat/completions", body)
+    assert found.status == 200, found.body
+    parts = [e["choices"][0]["delta"] for e in found.events] if stream else [found.json["choices"][0]["message"]]
+    assert "".join(p.get("content") or "" for p in parts) == answer
+    assert "".join(p.get("reasoning") or "" for p in parts) == "Not JSON at all: {]"
+    thinker.say("Hm.</think>Sure! Here it is")
+    found = thinker.post("/v1/chat/completions", {**body, "stream": False})
+    assert found.status == 500 and "does not fit" in found.error["message"]
+
+
+def test_a_call_that_must_be_comes_behind_the_thoughts(thinker):
+    thinker.say('Let me see.</think>[{"name": "get", "arguments": {"age": 1, "name": "Bob"}}]')
+    tools = [{"name": "get", "input_schema": SCHEMA}]
+    body = {"messages": HELLO, "max_tokens": 300, "tools": tools, "tool_choice": {"type": "any"}}
+    thought, call = thinker.post("/v1/messages", body).json["content"]
+    assert thought["thinking"] == "Let me see." and call["input"] == {"age": 1, "name": "Bob"}
+
+
+def test_thoughts_may_be_begun_or_left_out(llm):
+    """Where the prompt did not begin them, the token that does is allowed first, and only first."""
+    compiler = llm.frontend.compiler
+    assert compiler is not None
+    inner = compiler.compile(StructuredOutputs(regex="ab"))
+    start = 40
+    free = inner.mask() * 0
+    free[0] = 0xFFFF
+    made = AfterThoughts(inner, free, lambda token: b"</think>" if token == 7 else b"x", start)
+
+    def allows(constraint, token):
+        return bool(constraint.mask()[token // 32] >> np.uint32(token % 32) & 1)
+
+    assert allows(made, start) and allows(made, ord("a")) and not allows(made, ord("b"))
+    other = made.copy()
+    other.accept(ord("a"))
+    assert not allows(other, start) and allows(other, ord("b"))
+    made.accept(start)
+    assert allows(made, 3) and not allows(made, ord("a"))
+    made.accept(3)
+    made.accept(7)
+    assert allows(made, ord("a")) and not allows(made, start) and not allows(made, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 from penstock.async_llm import OutputStream
@@ -15,6 +15,9 @@ from penstock.server.current import CURRENT
 from penstock.server.state import Served
 from penstock.server.tracing import RequestSpan
 from penstock.types import RequestMetrics, RequestOutput, SamplingParams
+
+Thoughts = Literal["begun", "possible"] | None
+"""Whether an answer may think before it answers, and whether its prompt has begun to."""
 
 
 @dataclass(slots=True)
@@ -39,13 +42,24 @@ class Answers:
 
     @classmethod
     async def submit(
-        cls, served: Served, prompts: Sequence[Prompt], params: SamplingParams, options: Mapping[str, Any] | None = None
+        cls,
+        served: Served,
+        prompts: Sequence[Prompt],
+        params: SamplingParams,
+        options: Mapping[str, Any] | None = None,
+        thoughts: Thoughts = None,
     ) -> Answers:
-        """Returns when all are accepted. Raises ``RequestError`` or ``OverloadedError``, with none left behind."""
+        """Returns when all are accepted. Raises ``RequestError`` or ``OverloadedError``, with none left behind.
+
+        ``thoughts``: what ``params`` ask of the answer's form holds behind them.
+        """
         self = cls(served, len(prompts))
         self.usage.prompt = sum(len(p.token_ids) for p in prompts)
         current = CURRENT.get()
         constraint = await served.llm.constrain(params)
+        compiler = served.llm.frontend.compiler
+        if constraint is not None and compiler is not None and thoughts is not None:
+            constraint = compiler.after_thoughts(constraint, thoughts == "begun")
         if current is not None and current.trace is not None:
             begin = current.trace.begin
             self._spans = [begin(served.name, params, len(p.token_ids), _operation(p)) for p in prompts]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from penstock.chat import template
 from penstock.errors import PenstockError, RequestError
+from penstock.server.answers import Thoughts
 from penstock.server.state import Served, State
 from penstock.server.tools.check import Offer
 from penstock.server.tools.formats import FORMATS, SHOWS_CONTROL, detect
@@ -16,13 +17,17 @@ THINK, THOUGHT = "<think>", "</think>"
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """``format``: how calls are written, None to look for none. ``reasons``: the family marks its reasoning."""
+    """``format``: how calls are written, None to look for none. ``reasons``: the family marks its reasoning.
+
+    ``thoughts``: whether this answer may reason before what is asked of its form.
+    """
 
     format: str | None = None
     names: tuple[str, ...] = ()
     reasons: bool = False
     starts_inside: bool = False
     parallel: bool = True
+    thoughts: Thoughts = None
 
     @property
     def plain(self) -> bool:
@@ -56,11 +61,11 @@ def reading(state: State, served: Served, offer: Offer, prompt: str, *, parallel
                 "--tool-call-parser and a template that shows them",
                 "tools",
             )
-    if offer.must:
-        return Reading("forced", offer.names, parallel=parallel)
     reasons = state.options.reasoning and THOUGHT in source
     inside = reasons and prompt.rstrip().endswith(THINK)
-    return Reading(kind, offer.names, reasons, inside, parallel)
+    over = not reasons or prompt.rstrip().endswith(THOUGHT)
+    thoughts: Thoughts = None if over else "begun" if inside else "possible"
+    return Reading("forced" if offer.must else kind, offer.names, reasons, inside, parallel, thoughts)
 
 
 def tool_format(state: State, source: str, family: str) -> str | None:

@@ -107,12 +107,12 @@ async def begin(
     )
     how = reading(call.state, served, offer, prompt.text or "", parallel=parallel)
     if not reasoning:
-        how = replace(how, reasons=False)
+        how = replace(how, reasons=False, thoughts=None)
     kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
     skip = params.skip_special_tokens and not how.shows_control
     must = wish(grammar, offer, tools, parallel=parallel)
     params = replace(params, output_kind=kind, skip_special_tokens=skip, structured_outputs=must)
-    answers = await Answers.submit(served, [prompt], params)
+    answers = await Answers.submit(served, [prompt], params, thoughts=how.thoughts)
     return Turn(served, answers, how)
 
 

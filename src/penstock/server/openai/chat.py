@@ -49,7 +49,7 @@ async def chat(call: Call) -> Reply | Stream:
     work.params = replace(work.params, structured_outputs=must)
     if work.reading.shows_control:
         work.params = replace(work.params, skip_special_tokens=False)
-    answers = await Answers.submit(served, [prompt], work.params, adapt.engine_options(request))
+    answers = await Answers.submit(served, [prompt], work.params, adapt.engine_options(request), work.reading.thoughts)
     if request.stream:
         return Stream(work.chunks(answers), lambda p: event(error_body(p)) + DONE, answers.close)
     (output,) = await answers.finals()

@@ -23,10 +23,11 @@ from penstock.text.structured import schema as schemas
 from penstock.text.structured.constraint import GrammarConstraint, StructuredOutputError, Usage, short
 from penstock.text.structured.regex import MAX_LENGTH
 from penstock.text.structured.regex import problem as regex_problem
+from penstock.text.structured.thoughts import THINK, AfterThoughts
 from penstock.text.structured.trial import Trial
 from penstock.text.structured.vocabulary import Vocabulary
 from penstock.text.structured.worker import LIMITS
-from penstock.types import U32, StructuredKind, StructuredOutputs
+from penstock.types import U32, Constraint, StructuredKind, StructuredOutputs
 
 if TYPE_CHECKING:
     from penstock.text.tokenizer import Tokenizer
@@ -112,6 +113,16 @@ class GrammarCompiler:
             return None if found is None else self._start(found, min_tokens, allowed)
         except StructuredOutputError as error:
             raise RequestError(f"{spec.param} cannot be honoured: {short(str(error))}", spec.param) from None
+
+    def after_thoughts(self, constraint: Constraint, inside: bool) -> Constraint:
+        """``constraint`` for an answer that may think before it; ``inside``: its prompt has begun to."""
+        tokenizer = self._tokenizer
+        ids = tokenizer.encode(THINK.decode(), add_special_tokens=False)
+        start = ids[0] if len(ids) == 1 and not inside else None
+        if not inside and start is None:
+            return constraint
+        free = _bits(range(min(tokenizer.vocab_size, self._vocab_size)), self._vocab_size) & ~self._ends
+        return AfterThoughts(constraint, free, tokenizer.token_bytes, start, inside)
 
     def close(self) -> None:
         """Forget everything and end the child process."""
