@@ -138,8 +138,8 @@ def table(result: Result) -> str:
         limit = f"{100 * row.share:.0f}% {row.bound}" if row.share is not None else "-"
         out.append(
             f"  {row.engine:<28}{figure(row.value):>10}{figure(row.low):>9}{figure(row.high):>9}"
-            f"{_number(row.gbs, 1):>7}{_number(row.gflops, 0):>9}{limit:>16}"
-            f"{_number(row.same, 2):>13}{_number(row.best, 2):>8}"
+            f"{_number(row.gbs):>7}{_number(row.gflops):>9}{limit:>16}"
+            f"{_number(row.same):>13}{_number(row.best):>8}"
             f"{f'  others {100 * row.others:.0f}%' if row.others > NOISY else ''}"
         )
     out += ["", *(f"skipped: {text}" for text in result["skipped"])]
@@ -163,8 +163,8 @@ def markdown(result: Result) -> str:
         if row.engine.startswith(OURS):
             limit = f"{100 * row.share:.0f} % ({row.bound})" if row.share is not None else "–"
             out.append(_cells([LINES[row.line].title, row.engine.partition(":")[2], figure(row.value),
-                               _number(row.gbs, 1, "–"), _number(row.gflops, 0, "–"), limit,
-                               _number(row.same, 2, "–"), _number(row.best, 2, "–")]))  # fmt: skip
+                               _number(row.gbs, "–"), _number(row.gflops, "–"), limit,
+                               _number(row.same, "–"), _number(row.best, "–")]))  # fmt: skip
     noisy = sorted({row.engine for row in found if row.others > NOISY})
     if noisy:
         out += [
@@ -181,8 +181,8 @@ def figure(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
-def _number(value: float | None, digits: int, absent: str = "-") -> str:
-    return absent if value is None else f"{value:.{digits}f}"
+def _number(value: float | None, absent: str = "-") -> str:
+    return absent if value is None else figure(value)
 
 
 def _cells(texts: Iterable[str]) -> str:
