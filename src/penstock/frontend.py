@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from penstock.text.tokenizer import Tokenizer
 
 MAX_PROMPT_CHARS = 16 << 20
+MAX_BAD_WORD = 64
 POOLED = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY)
 """Sampling parameters of requests that draw nothing."""
 
@@ -134,6 +135,8 @@ class Frontend:
             options["constraint"] = self.constrain(params)
         if params.stop and (self.tokenizer is None or not params.detokenize):
             raise RequestError("stop strings need text: give stop_token_ids, or load with a tokenizer", "stop")
+        if params.bad_words:
+            options["bad_words"] = self._bad_words(params.bad_words)
         params = _with_format(params, prompt)
         request = self.engine.add(request_id, prompt.token_ids, params, **options)
         answers = [self._answer(params, prompt) for _ in range(request.num_answers)]
@@ -152,6 +155,17 @@ class Frontend:
             raise RequestError(f"{spec.param} needs a tokenizer and this model has none loaded", spec.param)
         work = self.compiler.find if known else self.compiler.compile
         return work(spec, params.min_tokens, params.allowed_token_ids)
+
+    def _bad_words(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """How the tokenizer spells each, alone and behind a space."""
+        tokenizer = self.require_tokenizer("bad_words")
+        found: dict[tuple[int, ...], None] = {}
+        for text in (spelt for word in words for spelt in (word, " " + word.lstrip())):
+            ids = tuple(tokenizer.encode(text, add_special_tokens=False, parse_special=False))
+            if len(ids) > MAX_BAD_WORD:
+                raise RequestError(f"bad_words: '{text[:40]}' has {len(ids)} tokens, over {MAX_BAD_WORD}", "bad_words")
+            found[ids] = None
+        return tuple(ids for ids in found if ids)
 
     def close(self) -> None:
         """Free what compiles grammars; the engine is the caller's."""

@@ -392,3 +392,22 @@ def test_timing_record() -> None:
     assert metrics.ttft is not None and metrics.ttft >= metrics.queued
     assert len(metrics.inter_token_latencies) == 4
     assert metrics.finished_time is not None
+
+
+@pytest.mark.parametrize("blocks", [64, 6])
+def test_bad_words_are_never_completed(blocks: int) -> None:
+    engine = make_engine(num_blocks=blocks, block_size=4)
+    prompt = [1, 2, 3]
+    plain = expected(prompt, 6)
+    words = (tuple(plain[2:4]), (plain[0],), (96, 95, 94))
+    engine.add("bad", prompt, greedy(12), bad_words=words)
+    engine.add("plain", prompt, greedy(6))
+    found = run_all(engine)
+    assert found["plain", 0] == plain
+    said = found["bad", 0]
+    assert plain[0] not in said
+    assert all(tuple(said[i : i + 2]) != words[0] for i in range(len(said)))
+    engine.add("pair", prompt, greedy(6), bad_words=(tuple(plain[2:4]),))
+    pair = run_all(engine)["pair", 0]
+    assert pair[:3] == plain[:3] and pair[3] != plain[3]
+    assert_empty(engine)

@@ -40,6 +40,23 @@ def test_counters_and_histograms_under_both_names(checkpoint):
     assert after["penstock_http_responses_total|400|/v1/completions"] == 1
 
 
+def test_sizes_of_steps_and_refusals(checkpoint):
+    model = open_model(checkpoint)
+    with Server(model) as server:
+        server.post("/v1/completions", {"prompt": "x" * 20, "max_tokens": 3, "ignore_eos": True})
+        server.state.draining = True
+        assert server.post("/v1/completions", {"prompt": "x"}).status == 503
+        server.state.draining = False
+        text = server.get("/metrics").body.decode()
+    model.close()
+    for prefix in ("penstock_", "vllm:"):
+        for bound, count in (("1.0", 2), ("16.0", 2), ("32.0", 3), ("+Inf", 3)):
+            assert f'{prefix}iteration_tokens_total_bucket{{le="{bound}",model_name="tiny"}} {count}.0' in text
+        assert f'{prefix}iteration_tokens_total_sum{{model_name="tiny"}} 22.0' in text
+        assert f'{prefix}num_requests_waiting_by_reason{{model_name="tiny",reason="capacity"}} 0.0' in text
+        assert f'{prefix}admission_rejections_total{{reason="shutting_down"}} 1.0' in text
+
+
 def test_health_ready_version_and_load(server):
     assert b"is running" in server.get("/").body and server.request("HEAD", "/").status == 200
     for path in ("/health", "/healthz", "/ready", "/readyz", "/live", "/livez", "/ping"):

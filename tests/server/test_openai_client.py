@@ -143,6 +143,19 @@ def test_errors_are_the_clients_kinds(client):
         client.completions.create(model="other", prompt="y")
 
 
+def test_bad_words(server):
+    body = {"prompt": "tell", "max_tokens": 30, "temperature": 0, "ignore_eos": True}
+    text = server.post("/v1/completions", body).json["choices"][0]["text"]
+    word = next(text[i : i + 2] for i in range(len(text) - 1) if text[i : i + 2].isascii() and text[i : i + 2].strip())
+    found = server.post("/v1/completions", {**body, "bad_words": [word]})
+    assert found.status == 200 and word not in found.json["choices"][0]["text"]
+    for wrong in ([""], [" "], ["x"] * 200, ["x" * 100]):
+        answer = server.post("/v1/completions", {**body, "bad_words": wrong})
+        assert answer.status == 400 and answer.error["param"] == "bad_words", wrong
+    beams = {"prompt": "x", "use_beam_search": True, "bad_words": ["y"]}
+    assert server.post("/v1/completions", beams).status == 400
+
+
 async def test_the_asynchronous_client_many_at_once(server):
     async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="EMPTY") as client:
         import asyncio

@@ -14,7 +14,7 @@ from penstock.errors import RequestError
 from penstock.server.structured import for_calls, from_response_format, from_structured_outputs
 from penstock.text.structured.thoughts import AfterThoughts
 from penstock.text.structured.trial import Trial
-from penstock.types import StructuredOutputs
+from penstock.types import Constraint, StructuredOutputs
 from tests.server.harness import (
     TEMPLATE,
     Scripted,
@@ -328,7 +328,7 @@ def test_thoughts_may_be_begun_or_left_out(llm):
     free[0] = 0xFFFF
     made = AfterThoughts(inner, free, lambda token: b"</think>" if token == 7 else b"x", start)
 
-    def allows(constraint, token):
+    def allows(constraint: Constraint, token: int) -> bool:
         return bool(constraint.mask()[token // 32] >> np.uint32(token % 32) & 1)
 
     assert allows(made, start) and allows(made, ord("a")) and not allows(made, ord("b"))

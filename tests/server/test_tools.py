@@ -155,6 +155,12 @@ def test_reasoning_is_told_apart(talker, client):
         text += delta.content or ""
         thought += getattr(delta, "reasoning", None) or ""
     assert (text, thought) == ("Four.", "Two and two…")
+    silent = {**ASK, "extra_body": {"include_reasoning": False}}
+    message = client.chat.completions.create(**silent).choices[0].message
+    assert message.content == "Four." and getattr(message, "reasoning", None) is None
+    deltas = [c.choices[0].delta for c in client.chat.completions.create(**silent, stream=True)]
+    assert "".join(d.content or "" for d in deltas) == "Four."
+    assert not any(getattr(d, "reasoning", None) for d in deltas)
     talker.say("No thoughts, <think>not here</think>.")
     assert client.chat.completions.create(**ASK).choices[0].message.content == "No thoughts, <think>not here</think>."
 

@@ -101,7 +101,9 @@ class BatchBuilder:
             seq = item.seq
             if item.count > 1 or not item.completes or item.followers or seq.counts is not None:
                 return None
-            if seq.constraint is not None or seq.num_output < max(1, seq.request.params.min_tokens):
+            if seq.constraint is not None or seq.request.bad_words:
+                return None
+            if seq.num_output < max(1, seq.request.params.min_tokens):
                 return None
         seqs = [item.seq for item in plan.items]
         seats = np.fromiter((seq.seat for seq in seqs), np.int64, len(seqs))
@@ -261,13 +263,26 @@ def _bias(entry: Entry) -> tuple[Iterable[float], ...] | None:
     seq = entry.seq
     params = seq.request.params
     too_early = seq.num_output < params.min_tokens and seq.constraint is None  # a constraint says itself when to end
-    if entry.prompt_index >= 0 or not (params.logit_bias or too_early):
+    barred = _barred(seq) if seq.request.bad_words and entry.prompt_index < 0 else ()
+    if entry.prompt_index >= 0 or not (params.logit_bias or too_early or barred):
         return None
     bias = dict(params.logit_bias or {})
+    bias.update(dict.fromkeys(barred, float("-inf")))
     if too_early:
         for token in (*seq.request.eos_ids, *seq.request.stop_ids):
             bias[token] = float("-inf")
     return bias.keys(), bias.values()
+
+
+def _barred(seq: Sequence) -> list[int]:
+    """Tokens that would complete a bad word. Its first tokens may lie in the answer only, as in vLLM."""
+    said = seq.tokens[seq.prompt_len :]
+    found = []
+    for word in seq.request.bad_words:
+        before = len(word) - 1
+        if before == 0 or (len(said) >= before and tuple(said[-before:]) == word[:-1]):
+            found.append(word[-1])
+    return found
 
 
 def _history(entry: Entry) -> tuple[Iterable[float], ...] | None:

@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,32 +20,13 @@ from penstock.engine.pooling import Pooling, check_fits, make_pooling
 from penstock.engine.prefix_cache import PrefixCache
 from penstock.engine.scheduler import Plan, Scheduled, Scheduler
 from penstock.engine.sequence import Prefix, Request, Sequence, SequenceUpdate, Status, TokenScore
+from penstock.engine.stats import EngineStats
 from penstock.errors import ExecutionError, OverloadedError, RequestError, nearest
 from penstock.executors.base import Executor
 from penstock.types import F32, Batch, Constraint, FinishReason, RequestMetrics, SamplingParams, StepOutput
 
 logger = logging.getLogger(__name__)
 NOT_FINITE = "the model gave logits that are not finite for this request"
-
-
-@dataclass(slots=True)
-class EngineStats:
-    """Counters since start, and gauges of now."""
-
-    running: int = 0
-    waiting: int = 0
-    blocks_used: int = 0
-    blocks_total: int = 0
-    blocks_cached: int = 0
-    prompt_tokens: int = 0
-    generation_tokens: int = 0
-    cached_tokens: int = 0
-    prefix_queries: int = 0
-    prefix_hits: int = 0
-    preemptions: int = 0
-    steps: int = 0
-    last_step_time: float = 0.0
-    finished: dict[str, int] = field(default_factory=dict)
 
 
 class Engine:
@@ -121,6 +101,7 @@ class Engine:
         adapter_serial: int = 0,
         prefix: str | None = None,
         constraint: Constraint | None = None,
+        bad_words: tuple[tuple[int, ...], ...] = (),
         priority: int = 0,
         client: str = "",
         pooling: str | None = None,
@@ -129,7 +110,7 @@ class Engine:
         """Queue a request. Raises ``RequestError`` at once, with the numbers, if it can never be served.
 
         ``client``: whose it is; clients that wait take turns. ``pooling`` (``mean``, ``last``): compute the prompt
-        only and give its vector.
+        only and give its vector. ``bad_words``: sequences of tokens that an answer does not have.
         """
         facts = self.facts
         tokens = check_prompt(prompt, facts)
@@ -163,6 +144,7 @@ class Engine:
             priority=priority,
             order=self._order,
             mask=mask,
+            bad_words=bad_words,
             boundary=facts.boundary(tokens) if facts.boundary else 0,
             client=client,
             pooling=pool,
@@ -217,7 +199,7 @@ class Engine:
             if batch.sampling is not None and batch.sampling.ready is not None:
                 batch.sampling.ready()  # nobody touches a constraint while its mask is made
         updates = self._update(plan, batch, entries, output)
-        self._stats.steps += 1
+        self._stats.count_step(plan.num_tokens)
         self._stats.last_step_time = time.monotonic()
         return updates
 

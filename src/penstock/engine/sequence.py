@@ -63,6 +63,7 @@ class Request:
     priority: int = 0
     order: int = 0
     mask: U32 | None = None
+    bad_words: tuple[tuple[int, ...], ...] = ()
     boundary: int = 0
     prefix: Prefix | None = None
     beams: BeamSearch | None = None

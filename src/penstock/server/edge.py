@@ -225,6 +225,8 @@ class _Exchange:
 
     async def _answer_error(self, found: Problem) -> None:
         """Tell the client, unless an answer has begun already."""
+        if found.status in (429, 503):
+            self.state.metrics.rejections[found.kind] += 1
         if self.status:
             return
         form = self.call.error if self.call is not None else None

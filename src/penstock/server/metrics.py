@@ -69,6 +69,7 @@ class Metrics:
         self.responses: Counter[tuple[str, int]] = Counter()
         self.disconnects = 0
         self.restarts: Counter[str] = Counter()
+        self.rejections: Counter[str] = Counter()
 
     def add(self, name: str, llm: AsyncLLM) -> ModelMetrics:
         metrics = ModelMetrics()
@@ -99,6 +100,11 @@ class Metrics:
         for model, count in sorted(self.restarts.items()):
             restarts.add_metric([model], count)
         yield restarts
+        for prefix in ("penstock_", "vllm:"):
+            refused = CounterMetricFamily(prefix + "admission_rejections", "requests not taken", labels=["reason"])
+            for reason, count in sorted(self.rejections.items()):
+                refused.add_metric([reason], count)
+            yield refused
 
     def _engine(self) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -117,6 +123,7 @@ class Metrics:
                 for reason in ("stop", "length", "abort", "error"):
                     done.add_metric([model, reason], llm.model.engine.stats.finished.get(reason, 0))
             yield done
+            yield from self._steps(prefix)
             info = GaugeMetricFamily(
                 prefix + "cache_config_info", "the KV cache", labels=["model_name", "block_size", "num_gpu_blocks"]
             )
@@ -124,6 +131,23 @@ class Metrics:
                 engine = llm.model.engine
                 info.add_metric([model, str(engine.block_size), str(engine.stats.blocks_total)], 1)
             yield info
+
+    def _steps(self, prefix: str) -> Iterator[Metric]:
+        from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
+
+        sizes = HistogramMetricFamily(prefix + "iteration_tokens_total", "tokens of a step", labels=["model_name"])
+        waiting = GaugeMetricFamily(
+            prefix + "num_requests_waiting_by_reason", "sequences in the queue", labels=["model_name", "reason"]
+        )
+        for model, (llm, _) in self.models.items():
+            stats, total, buckets = llm.model.engine.stats, 0, []
+            for power, count in enumerate(stats.step_sizes[:-1]):
+                total += count
+                buckets.append((str(float(1 << power)), float(total)))
+            sizes.add_metric([model], [*buckets, ("+Inf", float(total + stats.step_sizes[-1]))], stats.step_tokens)
+            waiting.add_metric([model, "capacity"], stats.waiting)
+        yield sizes
+        yield waiting
 
     def _histograms(self) -> Iterator[Metric]:
         from prometheus_client.core import HistogramMetricFamily

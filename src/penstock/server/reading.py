@@ -19,7 +19,7 @@ THINK, THOUGHT = "<think>", "</think>"
 class Reading:
     """``format``: how calls are written, None to look for none. ``reasons``: the family marks its reasoning.
 
-    ``thoughts``: whether this answer may reason before what is asked of its form.
+    ``thoughts``: whether this answer may reason before what is asked of its form. ``hidden``: reasoning is left out.
     """
 
     format: str | None = None
@@ -28,6 +28,7 @@ class Reading:
     starts_inside: bool = False
     parallel: bool = True
     thoughts: Thoughts = None
+    hidden: bool = False
 
     @property
     def plain(self) -> bool:
@@ -40,7 +41,7 @@ class Reading:
 
     def parser(self) -> Parser:
         calls = FORMATS[self.format](self.names) if self.format else None
-        return _Both(calls, self.reasons, self.starts_inside, self.parallel)
+        return _Both(calls, self)
 
 
 def reading(state: State, served: Served, offer: Offer, prompt: str, *, parallel: bool = True) -> Reading:
@@ -76,10 +77,10 @@ def tool_format(state: State, source: str, family: str) -> str | None:
 class _Both:
     """Reasoning first, calls in what is left."""
 
-    def __init__(self, calls: Parser | None, reasons: bool, starts_inside: bool, parallel: bool) -> None:
+    def __init__(self, calls: Parser | None, reading: Reading) -> None:
         self._calls = calls
-        self._thoughts = _Thoughts(starts_inside) if reasons else None
-        self._parallel = parallel
+        self._thoughts = _Thoughts(reading.starts_inside) if reading.reasons else None
+        self._parallel, self._hidden = reading.parallel, reading.hidden
         self._made = 0
 
     def feed(self, text: str) -> list[Piece]:
@@ -95,6 +96,8 @@ class _Both:
     def _through(self, pieces: list[Piece]) -> list[Piece]:
         found: list[Piece] = []
         for piece in pieces:
+            if self._hidden and isinstance(piece, Reasoning):
+                continue
             if self._calls is not None and isinstance(piece, Text):
                 found += self._limited(self._calls.feed(piece.text))
             elif not isinstance(piece, Text) or piece.text:

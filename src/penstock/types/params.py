@@ -17,6 +17,7 @@ from penstock.types.structured import StructuredOutputs
 MAX_N = 128
 MAX_LOGPROBS = 100
 MAX_STOPS = 64
+MAX_BAD_WORDS = 128
 MAX_LOGIT_BIAS = 4096
 MAX_TOKENS = 1 << 24
 
@@ -57,6 +58,9 @@ class SamplingParams:
     ``max_tokens`` None means as many as the context allows. ``logprobs`` n: the chosen token's and the n best, of the
     raw distribution. Raises ``RequestError`` that names the field.
 
+    ``bad_words``: texts that an answer does not say: the last token of how the tokenizer spells each, alone and behind
+    a space, is impossible behind the others.
+
     ``use_beam_search``: the best ``n`` answers that ``best_of`` (else ``n``) beams find, given out when all are known;
     nothing is drawn. ``length_penalty`` and ``early_stopping`` (True, False, "never") as in transformers: the answers'
     order is by ``cumulative_logprob / tokens ** length_penalty``. Stop strings cut the answers that were found.
@@ -85,6 +89,7 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
     logit_bias: Mapping[int, float] | None = None
     allowed_token_ids: tuple[int, ...] | None = None
+    bad_words: tuple[str, ...] = ()
     structured_outputs: StructuredOutputs | Mapping[str, Any] | None = None
     use_beam_search: bool = False
     length_penalty: float = 1.0
@@ -96,6 +101,7 @@ class SamplingParams:
         if isinstance(self.stop, str):
             set_(self, "stop", (self.stop,))
         set_(self, "stop", tuple(self.stop or ()))
+        set_(self, "bad_words", (self.bad_words,) if isinstance(self.bad_words, str) else tuple(self.bad_words or ()))
         set_(self, "stop_token_ids", tuple(self.stop_token_ids or ()))
         if self.allowed_token_ids is not None:
             set_(self, "allowed_token_ids", tuple(self.allowed_token_ids))
@@ -165,6 +171,10 @@ class SamplingParams:
     def _check_lists(self) -> None:
         if len(self.stop) > MAX_STOPS or any(not isinstance(s, str) or not s for s in self.stop):
             raise bad("stop", self.stop, f"at most {MAX_STOPS} strings, none empty")
+        if len(self.bad_words) > MAX_BAD_WORDS or any(not isinstance(w, str) or not w.strip() for w in self.bad_words):
+            raise bad("bad_words", self.bad_words, f"at most {MAX_BAD_WORDS} texts, none blank")
+        if self.bad_words and self.use_beam_search:
+            raise RequestError("bad_words are not available with use_beam_search: leave one of them out", "bad_words")
         for name in ("stop_token_ids", "allowed_token_ids"):
             ids = getattr(self, name)
             if ids and any(isinstance(t, bool) or not isinstance(t, int | np.integer) or t < 0 for t in ids):

@@ -45,6 +45,8 @@ async def chat(call: Call) -> Reply | Stream:
     )
     parallel = request.parallel_tool_calls is not False
     work.reading = reading(call.state, served, offer, prompt.text or "", parallel=parallel)
+    if request.include_reasoning is False:
+        work.reading = replace(work.reading, hidden=True)
     must = wish(grammar, offer, request.tools, parallel=parallel)
     work.params = replace(work.params, structured_outputs=must)
     if work.reading.shows_control:

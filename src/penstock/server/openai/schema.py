@@ -33,6 +33,7 @@ class Generation(msgspec.Struct, kw_only=True):
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     logit_bias: dict[str, float] | None = None
+    bad_words: list[str] | None = None
     allowed_token_ids: list[int] | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
@@ -82,6 +83,7 @@ class ChatRequest(Generation, kw_only=True):
     continue_final_message: bool | None = None
     documents: list[dict[str, Any]] | None = None
     reasoning_effort: str | None = None
+    include_reasoning: bool | None = None
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True):
@@ -104,7 +106,7 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True):
 
 HARMLESS = frozenset({
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-    "prompt_cache_options", "moderation", "prediction", "session_id", "include_reasoning", "mm_processor_kwargs",
+    "prompt_cache_options", "moderation", "prediction", "session_id", "mm_processor_kwargs",
     "guided_decoding_backend",
 })  # fmt: skip
 """Names that clients send and that cannot change the text of an answer here."""
@@ -112,7 +114,6 @@ HARMLESS = frozenset({
 _NOT_YET = "is not available in this version: leave it out"
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "suffix": (("",), "asks for text in the middle, which these models are not trained for: leave it out"),
-    "bad_words": (([],), _NOT_YET),
     "logprob_token_ids": (([],), _NOT_YET),
     "prompt_embeds": ((), "is not accepted: requests bring text or token ids"),
     "chat_template": ((), "is not accepted from requests: give it to the server with --chat-template"),
