@@ -257,7 +257,8 @@ def _tokenizer(config: Config, checkpoint: Checkpoint) -> Tokenizer:
     if file is not None and file.suffix == ".gguf":
         from penstock.checkpoints.gguf import read_metadata
 
-        return Tokenizer.from_gguf(read_metadata(file), source=str(file))
+        metadata = None if named else getattr(checkpoint.weights, "metadata", None)
+        return Tokenizer.from_gguf(read_metadata(file) if metadata is None else metadata, source=str(file))
     return Tokenizer.from_folder(named or checkpoint.path)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 from penstock.checkpoints import hub
 from penstock.checkpoints.jsonfile import read_json
 from penstock.checkpoints.progress import Progress
-from penstock.checkpoints.readers import open_file, open_weights, own_config
+from penstock.checkpoints.readers import open_file, open_weights, open_with_config
 from penstock.checkpoints.source import WeightSource
 from penstock.errors import CheckpointError, nearest
 
@@ -46,12 +46,18 @@ class Checkpoint:
         """
         path = locate(name, revision, cache_dir, progress)
         folder = path if path.is_dir() else path.parent
-        config = _config(folder, path)
+        inside = open_with_config(path)  # a config.json beside such weights may be of another form
+        config = _config(folder, path) if inside is None else inside[0]
         generation = folder / "generation_config.json"
         generation_config = read_json(generation) if generation.exists() else {}
         if not weights:
+            if inside is not None:
+                inside[1].close()
             return Checkpoint(folder, config, generation_config)
-        source, files = open_weights(folder) if path.is_dir() else (open_file(path), [path])
+        if inside is not None:
+            _, source, files = inside
+        else:
+            source, files = open_weights(folder) if path.is_dir() else (open_file(path), [path])
         return Checkpoint(folder, config, generation_config, source, tuple(files))
 
     def close(self) -> None:
@@ -106,9 +112,6 @@ def _neighbour(path: Path) -> str:
 
 
 def _config(folder: Path, given: Path) -> dict[str, Any]:
-    inside = own_config(given)
-    if inside is not None:  # of the weights themselves: a config.json beside them may be of another form
-        return inside
     config = folder / "config.json"
     if config.exists() or config.is_symlink():
         return _with_old_quantisation(folder, read_json(config))

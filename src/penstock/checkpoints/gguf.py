@@ -161,14 +161,13 @@ def open_gguf(files: list[Path]) -> GgufFile | GgufFiles:
     return GgufFiles(paths)
 
 
-def gguf_config(files: list[Path]) -> dict[str, Any]:
+def gguf_config(source: GgufFile | GgufFiles, file: Path) -> dict[str, Any]:
     """The configuration that the metadata of a model amounts to, in the form of its family's ``config.json``."""
-    with open_gguf(files) as source:
-        shapes = {name: source.shape(name) for name in source.names()}
-        try:
-            return facts.config(source.metadata, shapes, lambda name: _vector(source, name))
-        except CheckpointError as error:
-            raise type(error)(f"{files[0]}: {error}") from error
+    shapes = {name: source.shape(name) for name in source.names()}
+    try:
+        return facts.config(source.metadata, shapes, lambda name: _vector(source, name))
+    except CheckpointError as error:
+        raise type(error)(f"{file}: {error}") from error
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

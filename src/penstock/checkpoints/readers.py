@@ -21,14 +21,15 @@ class Reader:
     """A way to store weights.
 
     ``find`` gives a folder's files of that kind, most telling first; ``open`` reads them. ``endings`` are those of a
-    file that a user may name by itself. ``config`` reads the configuration out of formats that carry it (GGUF).
+    file that a user may name by itself. ``config`` reads the configuration out of formats that carry it (GGUF), from
+    what ``open`` gave.
     """
 
     name: str
     endings: tuple[str, ...]
     find: Callable[[Path], list[Path]]
     open: Callable[[list[Path]], WeightSource]
-    config: Callable[[list[Path]], dict[str, Any]] | None = None
+    config: Callable[[Any, Path], dict[str, Any]] | None = None
 
 
 def _files(folder: Path, *patterns: str) -> list[Path]:
@@ -101,10 +102,10 @@ def _gguf(files: list[Path]) -> WeightSource:
     return open_gguf(files)
 
 
-def _gguf_config(files: list[Path]) -> dict[str, Any]:
+def _gguf_config(source: Any, file: Path) -> dict[str, Any]:
     from penstock.checkpoints.gguf import gguf_config
 
-    return gguf_config(files)
+    return gguf_config(source, file)
 
 
 READERS: tuple[Reader, ...] = (
@@ -131,14 +132,19 @@ def open_file(file: Path) -> WeightSource:
     return _reader_of(file).open([file])
 
 
-def own_config(path: Path) -> dict[str, Any] | None:
-    """The configuration inside the weights of a folder or file, for formats that carry one."""
-    if path.is_file():
-        read = _reader_of(path).config
-        return None if read is None else read([path])
-    for reader in READERS:
-        if files := reader.find(path):
-            return None if reader.config is None else reader.config(files)
+def open_with_config(path: Path) -> tuple[dict[str, Any], WeightSource, list[Path]] | None:
+    """The configuration inside the weights of a folder or file, with them; None for formats that carry none."""
+    found = [(_reader_of(path), [path])] if path.is_file() else ((reader, reader.find(path)) for reader in READERS)
+    for reader, files in found:
+        if files and reader.config is None:
+            return None
+        if files and reader.config is not None:
+            source = reader.open(files)
+            try:
+                return reader.config(source, files[0]), source, files
+            except BaseException:
+                source.close()
+                raise
     return None
 
 

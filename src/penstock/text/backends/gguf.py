@@ -104,8 +104,10 @@ class _Reader:
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
-        values = tuple(v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in self._list(key))
-        if not all(isinstance(value, str) for value in values) or sum(map(len, values)) > MAX_BYTES:
+        values = tuple(self._list(key))
+        if bytes in set(map(type, values)):
+            values = tuple(v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values)
+        if not set(map(type, values)) <= {str} or sum(map(len, values)) > MAX_BYTES:
             raise self._fault(key, "a list of texts of a sensible length")
         try:
             "".join(values).encode()
@@ -117,7 +119,7 @@ class _Reader:
         values = self._list(key) or (default,) * count
         if len(values) != count:
             raise self._fault(key, f"as long as the list of tokens ({len(values)} entries, {count} tokens)")
-        if not all(isinstance(value, (int, float)) for value in values):
+        if not set(map(type, values)) <= {int, float, bool}:
             raise self._fault(key, "a list of numbers")
         return values
 
@@ -158,21 +160,32 @@ def pre_tokenizer(vocabulary: GgufVocabulary) -> PreTokenizer:
     return found
 
 
+def _pair(merge: str, number: int, source: str) -> tuple[str, str]:
+    """Both halves; the first may begin with the blank that divides others."""
+    at = merge.find(" ", 1)
+    if at < 0 or at == len(merge) - 1:
+        raise CheckpointError(f"{source}: '{PREFIX}merges' has no pair at {number}")
+    return merge[:at], merge[at + 1 :]
+
+
+def _reachable(pieces: Sequence[str]) -> dict[str, int]:
+    table: dict[str, int] = {}
+    for token_id, piece in enumerate(pieces):
+        # A piece that came before, or is empty, keeps its place in the numbering but can never be found.
+        table[piece if piece and piece not in table else f"[UNREACHABLE_{token_id}]"] = token_id
+    return table
+
+
 def bpe_backend(vocabulary: GgufVocabulary, pre: PreTokenizer) -> Backend:
     """Byte-level BPE by merges, through ``tokenizers``."""
     from penstock.text.backends import hf
 
-    pairs: list[tuple[str, str]] = []
-    for number, merge in enumerate(vocabulary.merges):
-        at = merge.find(" ", 1)
-        if at < 0 or at == len(merge) - 1:
-            raise CheckpointError(f"{vocabulary.source}: '{PREFIX}merges' has no pair at {number}")
-        pairs.append((merge[:at], merge[at + 1 :]))
-    table: dict[str, int] = {}
-    for token_id, piece in enumerate(vocabulary.pieces):
-        # A piece that came before, or is empty, keeps its place in the numbering but can never be found.
-        name = piece if piece and piece not in table else f"[UNREACHABLE_{token_id}]"
-        table[name] = token_id
+    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in vocabulary.merges)]
+    if not all(left and right for left, right in pairs):
+        pairs = [_pair(merge, number, vocabulary.source) for number, merge in enumerate(vocabulary.merges)]
+    table = dict(zip(vocabulary.pieces, range(len(vocabulary.pieces)), strict=True))
+    if len(table) < len(vocabulary.pieces) or "" in table:
+        table = _reachable(vocabulary.pieces)
     user = [i for i, k in enumerate(vocabulary.kinds) if k == USER_DEFINED and i not in vocabulary.control]
     return hf.build_bpe(
         table, pairs, pre.patterns, source=vocabulary.source, normalization=pre.normalization,
