@@ -25,6 +25,8 @@ from penstock.types import Constraint, EmbeddingRequestOutput, Message, RequestO
 
 logger = logging.getLogger(__name__)
 
+LOOK_SECONDS = 0.05
+
 GRAMMAR_SECONDS = 15.0
 """What a request waits at most for its grammar: its turn, the trial, and a process for it if there is none."""
 
@@ -35,6 +37,7 @@ class _Stream:
 
     loop: asyncio.AbstractEventLoop
     outputs: asyncio.Queue[RequestOutput | BaseException] = field(default_factory=asyncio.Queue)
+    since: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True, eq=False)
@@ -93,6 +96,8 @@ class AsyncLLM:
     """``generate`` and ``chat`` yield outputs as they come; leaving the iterator frees the request within a step.
 
     One thread owns the engine; everything that touches it goes through a queue that is emptied between steps.
+
+    ``queue_timeout``: a request that no step has begun within so many seconds ends with ``OverloadedError``; 0: never.
     """
 
     def __init__(
@@ -106,6 +111,8 @@ class AsyncLLM:
         self._grammars = ThreadPoolExecutor(1, "penstock-grammars")
         self._closed = False
         self.failure: BaseException | None = None
+        self.queue_timeout = 0.0
+        self._looked = 0.0
         self.last_progress = time.monotonic()
         self._thread = threading.Thread(target=self._loop, name="penstock-engine", daemon=True)
         self._thread.start()
@@ -273,6 +280,8 @@ class AsyncLLM:
         """The engine's thread: commands, then a step, for ever. Sleeps when there is nothing to do."""
         try:
             while self._obey():
+                if self.queue_timeout:
+                    self._expire(time.monotonic())
                 outputs = self.frontend.step()
                 self.last_progress = time.monotonic()
                 self._deliver(outputs)
@@ -280,6 +289,20 @@ class AsyncLLM:
             logger.exception("the engine thread failed")
             self.failure = error
         self._end()
+
+    def _expire(self, now: float) -> None:
+        """Give up requests that have waited too long for their first step."""
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        for request_id, stream in list(self._streams.items()):
+            request = self.model.engine.requests.get(request_id)
+            late = now - stream.since > self.queue_timeout
+            if late and request is not None and request.metrics.scheduled_time is None:
+                del self._streams[request_id]
+                self.frontend.cancel(request_id)
+                told = OverloadedError(f"the request has waited {self.queue_timeout:g} s for its turn: try again later")
+                _call(stream.loop, _put, [(stream, told)])
 
     def _obey(self) -> bool:
         """Run queued commands; waits for one when the engine is idle. False when told to stop."""

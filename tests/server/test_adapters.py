@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tests.server.harness import NAME, Server, open_model
+from penstock.async_llm import AsyncLLM
+from tests.adapters.some import base_of
+from tests.helpers import golden
+from tests.server.harness import NAME, Server, eventually, open_model
 
 ADMIN = {"Authorization": "Bearer root"}
 
@@ -78,3 +81,36 @@ def test_what_cannot_be_loaded_is_told(server, tmp_path):
     ):  # fmt: skip
         assert server.post("/v1/load_lora_adapter", wish, **ADMIN).status == 400
     assert server.get("/health").status == 200
+
+
+def test_prefixes_are_models_too_and_adapters_survive_a_crash(monkeypatch):
+    places = {name: str(golden(f"peft_{name}") / "adapter") for name in ("lora_all_r8", "prefix_tuning")}
+    model = AsyncLLM(
+        base_of("peft_lora_all_r8"), skip_tokenizer_init=True, adapters={"lora_all_r8": places["lora_all_r8"]},
+        threads=1, kv_cache_memory=1 << 24, served_model_name=NAME,
+    )  # fmt: skip
+    body = {"prompt": [5, 6, 7, 8], "max_tokens": 8, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
+    with Server(model, admin_api_keys=("root",)) as server:
+        wish = {"lora_name": "prefix_tuning", "lora_path": places["prefix_tuning"]}
+        assert server.post("/v1/load_lora_adapter", wish, **ADMIN).status == 200
+
+        def answers():
+            found = {}
+            for name in (NAME, *places):
+                answer = server.post("/v1/completions", {**body, "model": name})
+                assert answer.status == 200, answer.body
+                found[name] = tuple(answer.json["choices"][0]["token_ids"])
+            return found
+
+        before = answers()
+        assert len(set(before.values())) == 3
+
+        def die():
+            raise SystemError("a bug of ours")
+
+        monkeypatch.setattr(model.model.engine, "step", die)
+        assert server.post("/v1/completions", body).status == 503
+        assert eventually(lambda: server.get("/health").status == 200)
+        assert answers() == before
+        for served in server.state.served.values():
+            served.llm.close()

@@ -31,6 +31,20 @@ def test_a_message(talker, client):
     assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", ",")
 
 
+@pytest.mark.parametrize(
+    ("thinking", "kinds"),
+    [(None, ["thinking", "text"]), ({"type": "enabled", "budget_tokens": 1024}, ["thinking", "text"]),
+     ({"type": "disabled"}, ["text"])],
+)  # fmt: skip
+def test_thoughts_as_they_are_wanted(talker, thinking, kinds):
+    talker.say("<think>\nhm\n</think>\n\nWell.")
+    body = {"messages": HELLO, "max_tokens": 100, "thinking": thinking}
+    assert [b["type"] for b in talker.post("/v1/messages", body).json["content"]] == kinds
+    events = talker.post("/v1/messages", {**body, "stream": True}).events
+    assert [e["content_block"]["type"] for e in events if e["type"] == "content_block_start"] == kinds
+    assert talker.post("/v1/messages", {**body, "thinking": {"type": "sometimes"}}).status == 400
+
+
 def test_a_stream_with_thoughts_text_and_a_call(talker, client):
     talker.say(f"<think>\nhm\n</think>\n\nWell. {CALL}")
     with client.messages.stream(model=NAME, max_tokens=200, messages=HELLO, tools=TOOLS) as stream:

@@ -182,3 +182,53 @@ def test_an_answer_that_takes_too_long_is_ended(checkpoint):
         assert eventually(server.idle, 2)
         assert server.post("/v1/completions", {"prompt": "a", "max_tokens": 2}).status == 200
     model.close()
+
+
+def test_a_request_that_waits_too_long_for_its_turn_is_told(checkpoint):
+    model = open_model(checkpoint, max_num_seqs=1, max_logits_rows=4)
+    model.model.engine.executor = Braked(model.model.executor)
+    with Server(model, queue_timeout=0.3) as server:
+        with Raw(server.port) as first:
+            first.ask("POST", "/v1/completions", {**LONG, "stream": True})
+            first.read_until(b"data:")
+            for stream in (False, True):
+                answer = server.post("/v1/completions", {"prompt": "b", "max_tokens": 2, "stream": stream})
+                assert b"for its turn" in answer.body
+                assert stream or (answer.status == 503 and "retry-after" in answer.headers)
+            assert server.stats.running == 1 and server.stats.waiting == 0
+        assert eventually(server.idle)
+        assert server.post("/v1/completions", {"prompt": "b", "max_tokens": 2}).status == 200
+    model.close()
+
+
+class Poisoned:
+    """An executor whose logits are not finite for the prompt that begins with ``z``."""
+
+    def __init__(self, executor):
+        self._executor = executor
+
+    def __getattr__(self, name):
+        return getattr(self._executor, name)
+
+    def run(self, batch):
+        output = self._executor.run(batch)
+        if batch.sampling is not None:
+            for i, row in enumerate(batch.sampling.row):
+                at = batch.logits_rows[row]
+                output.invalid[i] |= batch.token_ids[at] == ord("z")
+        return output
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_logits_that_are_not_finite_fail_their_request_alone(checkpoint, stream):
+    model = open_model(checkpoint)
+    model.model.engine.executor = Poisoned(model.model.executor)
+    with Server(model) as server:
+        answer = server.post("/v1/completions", {"prompt": ["az", "ab"], "max_tokens": 2, "stream": stream})
+        assert b"not finite" in answer.body and (stream or answer.status == 500)
+        good = server.post("/v1/completions", {"prompt": "ab", "max_tokens": 2, "stream": stream, "ignore_eos": True})
+        assert good.status == 200 and b"not finite" not in good.body
+        metrics = server.get("/metrics").body.decode()
+        assert 'vllm:request_success_total{finished_reason="error",model_name="tiny"} 1.0' in metrics
+        assert eventually(server.idle)
+    model.close()

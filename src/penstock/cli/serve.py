@@ -53,6 +53,7 @@ HELP = {
     "max_requests": "most requests under way or queued (default: 4096)",
     "max_requests_per_client": "most of them by one API key or address; 0: no bound of its own (default: 0)",
     "request_timeout": "seconds for a whole answer; 0: no bound (default: 0)",
+    "queue_timeout": "seconds a request may wait for its turn; 0: no bound (default: 0)",
     "header_timeout": "seconds for a request's header (default: 20)",
     "body_timeout": "seconds for a request's body (default: 60)",
     "write_timeout": "seconds a client may leave an answer unread (default: 60)",

@@ -24,7 +24,8 @@ class ServerOptions:
     shut without one. ``allowed_hosts``: Host headers taken besides loopback names when bound to
     loopback (``*``: any). ``allowed_origins``: web pages of other origins that may call (CORS); none by default.
     ``max_requests_per_client`` (0: no bound) counts by API key, else by address; ``request_timeout`` (0: none) is for
-    the whole answer. ``tool_call_parser``: how the model writes calls, by its template when ``auto``. ``reasoning``:
+    the whole answer, ``queue_timeout`` (0: none) for the time till its first step. ``tool_call_parser``: how the model
+    writes calls, by its template when ``auto``. ``reasoning``:
     tell what the model thinks apart from its answer, where its template marks it. ``pooling``: how the vectors of a
     text become its embedding; ``auto``: as the checkpoint says, else ``last``.
 
@@ -49,6 +50,7 @@ class ServerOptions:
     max_requests: int = 4096
     max_requests_per_client: int = 0
     request_timeout: float = 0.0
+    queue_timeout: float = 0.0
     header_timeout: float = 20.0
     body_timeout: float = 60.0
     write_timeout: float = 60.0
@@ -79,7 +81,7 @@ class ServerOptions:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 < value <= 86400:
                 raise ConfigError(f"{name} must be seconds above 0, at most 86400, got {value!r}")
-        for name in ("drain_timeout", "request_timeout"):
+        for name in ("drain_timeout", "request_timeout", "queue_timeout"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value <= 86400:
                 raise ConfigError(f"{name} must be seconds from 0 to 86400, got {value!r}")

@@ -126,6 +126,7 @@ class State:
         digest = "ps_" + blake2b(facts, digest_size=6).hexdigest()
         made = Served(name, llm, self.metrics.add(name, llm), digest, int(time.time()), aliases, names)
         self.default_params(made)
+        llm.queue_timeout = self.options.queue_timeout
         self.served[name] = made
         return made
 
@@ -133,6 +134,7 @@ class State:
         """Serve ``llm`` in the place of a model that was removed."""
         self.metrics.models[before.name] = (llm, before.metrics)
         made = replace(before, llm=llm, created=int(time.time()))
+        llm.queue_timeout = self.options.queue_timeout
         self.served[before.name] = made
         return made
 

@@ -94,8 +94,12 @@ async def begin(
     stream: bool = False,
     kwargs: Mapping[str, Any] | None = None,
     reasoning: bool = True,
+    hidden: bool = False,
 ) -> Turn:
-    """Render, encode and submit. ``offer``: what may be called, of ``tools``."""
+    """Render, encode and submit. ``offer``: what may be called, of ``tools``.
+
+    ``reasoning``: told apart from the answer, else a part of it; ``hidden``: left out.
+    """
     continued = bool(messages) and messages[-1].get("role") == "assistant" and bool(messages[-1].get("content"))
     prompt = await render_chat(
         served.llm,
@@ -108,6 +112,8 @@ async def begin(
     how = reading(call.state, served, offer, prompt.text or "", parallel=parallel)
     if not reasoning:
         how = replace(how, reasons=False, thoughts=None)
+    if hidden:
+        how = replace(how, hidden=True)
     kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
     skip = params.skip_special_tokens and not how.shows_control
     must = wish(grammar, offer, tools, parallel=parallel)

@@ -91,6 +91,15 @@ def grammar(config: Mapping[str, Any] | None, old: Mapping[str, Any] | None) -> 
     return from_response_format(given, "output_config")
 
 
+def thinking(given: Mapping[str, Any] | None) -> bool | None:
+    """Whether thoughts are wanted; None where nothing is said. How long they may be is left to the model."""
+    if given is None:
+        return None
+    if given.get("type") not in ("enabled", "adaptive", "disabled"):
+        raise RequestError("thinking.type must be enabled, adaptive or disabled", "thinking")
+    return given["type"] != "disabled"
+
+
 def choice(given: Mapping[str, Any] | None) -> tuple[str | dict[str, Any] | None, bool]:
     """``tool_choice`` as chats have it, and whether calls may come side by side."""
     if given is None:
