@@ -94,7 +94,7 @@ def test_prefixes_are_models_too_and_adapters_survive_a_crash(monkeypatch):
         wish = {"lora_name": "prefix_tuning", "lora_path": places["prefix_tuning"]}
         assert server.post("/v1/load_lora_adapter", wish, **ADMIN).status == 200
 
-        def answers():
+        def answers() -> dict[str, tuple[int, ...]]:
             found = {}
             for name in (NAME, *places):
                 answer = server.post("/v1/completions", {**body, "model": name})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -204,13 +205,13 @@ def test_a_request_that_waits_too_long_for_its_turn_is_told(checkpoint):
 class Poisoned:
     """An executor whose logits are not finite for the prompt that begins with ``z``."""
 
-    def __init__(self, executor):
+    def __init__(self, executor: Any) -> None:
         self._executor = executor
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._executor, name)
 
-    def run(self, batch):
+    def run(self, batch: Any) -> Any:
         output = self._executor.run(batch)
         if batch.sampling is not None:
             for i, row in enumerate(batch.sampling.row):

@@ -340,3 +340,29 @@ def test_thoughts_may_be_begun_or_left_out(llm):
     made.accept(3)
     made.accept(7)
     assert allows(made, ord("a")) and not allows(made, start) and not allows(made, 3)
+
+
+@pytest.mark.parametrize("budget", [0, 5])
+def test_thoughts_end_with_their_budget(thinker, budget):
+    """The model would think for ever; behind its budget the answer begins, free or of the form that is wanted."""
+    thinker.free()
+    body = {"messages": HELLO, "max_tokens": 60, "thinking_token_budget": budget, "seed": 3, "ignore_eos": True}
+    answer = thinker.post("/v1/chat/completions", {**body, "return_token_ids": True})
+    assert answer.status == 200, answer.body
+    ids = answer.json["choices"][0]["token_ids"]
+    assert bytes(ids[budget : budget + 8]) == b"</think>" and len(ids) == 60
+    wish = {**body, "structured_outputs": {"choice": ["yes", "no"]}, "ignore_eos": False}
+    assert thinker.post("/v1/chat/completions", wish).json["choices"][0]["message"]["content"] in ("yes", "no")
+    thinking = {"type": "enabled", "budget_tokens": budget}
+    found = thinker.post("/v1/messages", {"messages": HELLO, "max_tokens": 40, "thinking": thinking}).json
+    thought = "".join(b["thinking"] for b in found["content"] if b["type"] == "thinking")
+    assert len(thought.encode()) <= 3 * budget
+
+
+def test_budgets_that_cannot_be(thinker, server):
+    body = {"messages": HELLO, "max_tokens": 4, "thinking_token_budget": 5}
+    assert "marks no thoughts" in server.post("/v1/chat/completions", body).error["message"]
+    assert thinker.post("/v1/chat/completions", {**body, "thinking_token_budget": -1}).status == 400
+    wrong = {"messages": HELLO, "max_tokens": 4, "thinking": {"type": "enabled", "budget_tokens": "x"}}
+    assert thinker.post("/v1/messages", wrong).status == 400
+    assert thinker.post("/v1/completions", {"prompt": "x", "thinking_token_budget": 5}).status == 400

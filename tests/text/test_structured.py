@@ -17,6 +17,7 @@ import pytest
 from penstock.errors import ExecutionError, MissingDependencyError, OverloadedError, RequestError
 from penstock.text.structured import GrammarCompiler, compiler, regex, schema
 from penstock.text.structured.constraint import GrammarConstraint
+from penstock.text.structured.thoughts import THOUGHT, spelt
 from penstock.text.structured.trial import Trial
 from penstock.text.structured.vocabulary import Vocabulary
 from penstock.text.tokenizer import Tokenizer
@@ -426,3 +427,10 @@ def test_without_an_end_token_nothing_can_be_constrained() -> None:
     tokenizer = vocabularies.real("stories")
     with pytest.raises(RequestError, match="ends an answer"):
         GrammarCompiler(tokenizer, tokenizer.vocab_size, []).compile(StructuredOutputs(regex="a"))
+
+
+@pytest.mark.parametrize("name", vocabularies.REAL)
+def test_every_vocabulary_can_end_thoughts(name: str) -> None:
+    tokenizer = vocabularies.real(name)
+    ids = spelt(tokenizer, THOUGHT)
+    assert b"".join(map(tokenizer.token_bytes, ids)) == b"</think>"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
 from penstock.async_llm import OutputStream
@@ -16,8 +16,13 @@ from penstock.server.state import Served
 from penstock.server.tracing import RequestSpan
 from penstock.types import RequestMetrics, RequestOutput, SamplingParams
 
-Thoughts = Literal["begun", "possible"] | None
-"""Whether an answer may think before it answers, and whether its prompt has begun to."""
+
+@dataclass(frozen=True, slots=True)
+class Thoughts:
+    """An answer may think before it answers. ``begun``: its prompt has begun to; ``budget``: tokens at most."""
+
+    begun: bool = False
+    budget: int | None = None
 
 
 @dataclass(slots=True)
@@ -47,7 +52,7 @@ class Answers:
         prompts: Sequence[Prompt],
         params: SamplingParams,
         options: Mapping[str, Any] | None = None,
-        thoughts: Thoughts = None,
+        thoughts: Thoughts | None = None,
     ) -> Answers:
         """Returns when all are accepted. Raises ``RequestError`` or ``OverloadedError``, with none left behind.
 
@@ -58,11 +63,12 @@ class Answers:
         current = CURRENT.get()
         constraint = await served.llm.constrain(params)
         compiler = served.llm.frontend.compiler
-        if constraint is not None and compiler is not None and thoughts is not None:
-            constraint = compiler.after_thoughts(constraint, thoughts == "begun")
+        if compiler is not None and thoughts is not None and (constraint is not None or thoughts.budget is not None):
+            constraint = compiler.after_thoughts(constraint, thoughts.begun, thoughts.budget, params.min_tokens)
         if current is not None and current.trace is not None:
             begin = current.trace.begin
-            self._spans = [begin(served.name, params, len(p.token_ids), _operation(p)) for p in prompts]
+            embeds = bool((options or {}).get("pooling"))
+            self._spans = [begin(served.name, params, len(p.token_ids), _operation(p, embeds)) for p in prompts]
 
         async def one(i: int, prompt: Prompt) -> None:
             mine = {"client": current.client if current is not None else "", **(options or {})}
@@ -164,5 +170,5 @@ class Answers:
             raise
 
 
-def _operation(prompt: Prompt) -> str:
-    return "chat" if prompt.chat else "text_completion"
+def _operation(prompt: Prompt, embeds: bool) -> str:
+    return "embeddings" if embeds else "chat" if prompt.chat else "text_completion"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penstock.chat import template
 from penstock.errors import PenstockError, RequestError
@@ -11,6 +11,7 @@ from penstock.server.state import Served, State
 from penstock.server.tools.check import Offer
 from penstock.server.tools.formats import FORMATS, SHOWS_CONTROL, detect
 from penstock.server.tools.pieces import Parser, Piece, Reasoning, Text, ToolCall, held_back
+from penstock.types.params import MAX_TOKENS
 
 THINK, THOUGHT = "<think>", "</think>"
 
@@ -27,8 +28,18 @@ class Reading:
     reasons: bool = False
     starts_inside: bool = False
     parallel: bool = True
-    thoughts: Thoughts = None
+    thoughts: Thoughts | None = None
     hidden: bool = False
+
+    def within(self, budget: int | None, param: str | None = None) -> Reading:
+        """With so many tokens of thought at most. ``param``: raises ``RequestError`` where there are no thoughts."""
+        if budget is None:
+            return self
+        if not 0 <= budget <= MAX_TOKENS:
+            raise RequestError(f"{param or 'budget_tokens'} must be from 0 to {MAX_TOKENS}, got {budget}", param)
+        if not self.reasons and param is not None:
+            raise RequestError(f"{param}: this model's template marks no thoughts, leave it out", param)
+        return self if self.thoughts is None else replace(self, thoughts=replace(self.thoughts, budget=budget))
 
     @property
     def plain(self) -> bool:
@@ -65,7 +76,7 @@ def reading(state: State, served: Served, offer: Offer, prompt: str, *, parallel
     reasons = state.options.reasoning and THOUGHT in source
     inside = reasons and prompt.rstrip().endswith(THINK)
     over = not reasons or prompt.rstrip().endswith(THOUGHT)
-    thoughts: Thoughts = None if over else "begun" if inside else "possible"
+    thoughts = None if over else Thoughts(inside)
     return Reading("forced" if offer.must else kind, offer.names, reasons, inside, parallel, thoughts)
 
 

@@ -95,10 +95,11 @@ async def begin(
     kwargs: Mapping[str, Any] | None = None,
     reasoning: bool = True,
     hidden: bool = False,
+    budget: int | None = None,
 ) -> Turn:
     """Render, encode and submit. ``offer``: what may be called, of ``tools``.
 
-    ``reasoning``: told apart from the answer, else a part of it; ``hidden``: left out.
+    ``reasoning``: told apart from the answer, else a part of it; ``hidden``: left out. ``budget``: its tokens at most.
     """
     continued = bool(messages) and messages[-1].get("role") == "assistant" and bool(messages[-1].get("content"))
     prompt = await render_chat(
@@ -112,6 +113,7 @@ async def begin(
     how = reading(call.state, served, offer, prompt.text or "", parallel=parallel)
     if not reasoning:
         how = replace(how, reasons=False, thoughts=None)
+    how = how.within(budget)
     if hidden:
         how = replace(how, hidden=True)
     kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY

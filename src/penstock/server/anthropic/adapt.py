@@ -91,13 +91,16 @@ def grammar(config: Mapping[str, Any] | None, old: Mapping[str, Any] | None) -> 
     return from_response_format(given, "output_config")
 
 
-def thinking(given: Mapping[str, Any] | None) -> bool | None:
-    """Whether thoughts are wanted; None where nothing is said. How long they may be is left to the model."""
+def thinking(given: Mapping[str, Any] | None) -> tuple[bool | None, int | None]:
+    """Whether thoughts are wanted (None where nothing is said), and how many tokens of them at most."""
     if given is None:
-        return None
+        return None, None
     if given.get("type") not in ("enabled", "adaptive", "disabled"):
         raise RequestError("thinking.type must be enabled, adaptive or disabled", "thinking")
-    return given["type"] != "disabled"
+    budget = given.get("budget_tokens")
+    if budget is not None and (not isinstance(budget, int) or isinstance(budget, bool)):
+        raise RequestError("thinking.budget_tokens must be a whole number", "thinking")
+    return given["type"] != "disabled", budget
 
 
 def choice(given: Mapping[str, Any] | None) -> tuple[str | dict[str, Any] | None, bool]:

@@ -32,7 +32,8 @@ async def messages(call: Call) -> Reply | Stream:
     served = call.state.find(request.model)
     tools = adapt.functions(request.tools)
     chosen, parallel = adapt.choice(request.tool_choice)
-    offer, thinks = check_tools(tools, chosen), adapt.thinking(request.thinking)
+    offer = check_tools(tools, chosen)
+    thinks, budget = adapt.thinking(request.thinking)
     generation = Generation(
         max_tokens=request.max_tokens, temperature=request.temperature, top_k=request.top_k, top_p=request.top_p,
         stop=request.stop_sequences,
@@ -43,7 +44,7 @@ async def messages(call: Call) -> Reply | Stream:
         offer=offer,
         grammar=adapt.grammar(request.output_config, request.output_format), tools=tools,
         parallel=parallel, stream=bool(request.stream),
-        kwargs=None if thinks is None else {"enable_thinking": thinks}, hidden=thinks is False,
+        kwargs=None if thinks is None else {"enable_thinking": thinks}, hidden=thinks is False, budget=budget,
     )  # fmt: skip
     name, wished = f"msg_{call.request_id}", request.stop_sequences or []
     if request.stream:

@@ -45,6 +45,7 @@ async def chat(call: Call) -> Reply | Stream:
     )
     parallel = request.parallel_tool_calls is not False
     work.reading = reading(call.state, served, offer, prompt.text or "", parallel=parallel)
+    work.reading = work.reading.within(request.thinking_token_budget, "thinking_token_budget")
     if request.include_reasoning is False:
         work.reading = replace(work.reading, hidden=True)
     must = wish(grammar, offer, request.tools, parallel=parallel)

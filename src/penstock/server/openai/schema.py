@@ -84,6 +84,7 @@ class ChatRequest(Generation, kw_only=True):
     documents: list[dict[str, Any]] | None = None
     reasoning_effort: str | None = None
     include_reasoning: bool | None = None
+    thinking_token_budget: int | None = None
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True):
@@ -124,7 +125,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "function_call": (("none", "auto"), "is an old name: use tool_choice"),
     "web_search_options": ((), "is not available: this server searches nothing"),
     "verbosity": (("medium",), "is not understood by these models: leave it out"),
-    "thinking_token_budget": ((), _NOT_YET),
+    "thinking_token_budget": ((), "belongs to /v1/chat/completions: leave it out"),
     "repetition_detection": ((), _NOT_YET),
     "vllm_xargs": (({},), _NOT_YET),
     "kv_transfer_params": ((), _NOT_YET),

@@ -23,7 +23,7 @@ from penstock.text.structured import schema as schemas
 from penstock.text.structured.constraint import GrammarConstraint, StructuredOutputError, Usage, short
 from penstock.text.structured.regex import MAX_LENGTH
 from penstock.text.structured.regex import problem as regex_problem
-from penstock.text.structured.thoughts import THINK, AfterThoughts
+from penstock.text.structured.thoughts import THINK, THOUGHT, AfterThoughts, Anything, spelt
 from penstock.text.structured.trial import Trial
 from penstock.text.structured.vocabulary import Vocabulary
 from penstock.text.structured.worker import LIMITS
@@ -114,15 +114,23 @@ class GrammarCompiler:
         except StructuredOutputError as error:
             raise RequestError(f"{spec.param} cannot be honoured: {short(str(error))}", spec.param) from None
 
-    def after_thoughts(self, constraint: Constraint, inside: bool) -> Constraint:
-        """``constraint`` for an answer that may think before it; ``inside``: its prompt has begun to."""
+    def after_thoughts(
+        self, constraint: Constraint | None, begun: bool, budget: int | None = None, min_tokens: int = 0
+    ) -> Constraint | None:
+        """``constraint`` (None: none) for an answer that may think before it; ``begun``: its prompt has begun to.
+
+        ``budget``: tokens of thought at most. Where a text begins thoughts that is no token, they cannot be waited for.
+        Raises ``RequestError`` if the tokenizer has no way to end them.
+        """
         tokenizer = self._tokenizer
         ids = tokenizer.encode(THINK.decode(), add_special_tokens=False)
-        start = ids[0] if len(ids) == 1 and not inside else None
-        if not inside and start is None:
+        start = ids[0] if len(ids) == 1 and not begun else None
+        if not begun and start is None:
             return constraint
         free = _bits(range(min(tokenizer.vocab_size, self._vocab_size)), self._vocab_size) & ~self._ends
-        return AfterThoughts(constraint, free, tokenizer.token_bytes, start, inside)
+        inner = Anything(free, self._ends, min_tokens) if constraint is None else constraint
+        close = spelt(tokenizer, THOUGHT) if budget is not None else ()
+        return AfterThoughts(inner, free, tokenizer.token_bytes, start, begun, budget, close)
 
     def close(self) -> None:
         """Forget everything and end the child process."""
