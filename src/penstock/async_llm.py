@@ -18,6 +18,7 @@ from penstock.adapters import AdapterInfo
 from penstock.assemble import LoadProgress, Model, assemble
 from penstock.chat import render
 from penstock.config import Config, from_kwargs
+from penstock.delivery import Inbox, Mailbox
 from penstock.errors import ExecutionError, OverloadedError
 from penstock.frontend import POOLED, Frontend, Prompt, embedding
 from penstock.sampling_defaults import default_params
@@ -29,15 +30,6 @@ LOOK_SECONDS = 0.05
 
 GRAMMAR_SECONDS = 15.0
 """What a request waits at most for its grammar: its turn, the trial, and a process for it if there is none."""
-
-
-@dataclass(slots=True, eq=False)
-class _Stream:
-    """One caller's end of a request: outputs arrive on its event loop, batched per engine step."""
-
-    loop: asyncio.AbstractEventLoop
-    outputs: asyncio.Queue[RequestOutput | BaseException] = field(default_factory=asyncio.Queue)
-    since: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True, eq=False)
@@ -62,9 +54,7 @@ class OutputStream:
     ``close`` frees the request within a step if it has not finished; idempotent, and it never waits.
     """
 
-    def __init__(
-        self, request_id: str, outputs: asyncio.Queue[RequestOutput | BaseException], cancel: Callable[[], object]
-    ) -> None:
+    def __init__(self, request_id: str, outputs: Inbox, cancel: Callable[[], object]) -> None:
         self.request_id = request_id
         self._outputs = outputs
         self._cancel = cancel
@@ -85,6 +75,11 @@ class OutputStream:
             self.close()
             raise ExecutionError(output.error)
         return output
+
+    @property
+    def more(self) -> bool:
+        """Whether the next output is here already."""
+        return not self._finished and self._outputs.more
 
     def close(self) -> None:
         if not self._finished:
@@ -107,7 +102,8 @@ class AsyncLLM:
         self.model: Model = assemble(config or from_kwargs({"model": model, **options}), progress)
         self.frontend = Frontend(self.model.engine, self.model.tokenizer, self.model.adapters)
         self._commands: queue.SimpleQueue[_Command | None] = queue.SimpleQueue()
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, Inbox] = {}
+        self._mailboxes: dict[asyncio.AbstractEventLoop, Mailbox] = {}
         self._grammars = ThreadPoolExecutor(1, "penstock-grammars")
         self._closed = False
         self.failure: BaseException | None = None
@@ -238,7 +234,7 @@ class AsyncLLM:
         """
         request_id = request_id or uuid4().hex
         params = sampling_params or self.default_sampling_params()
-        stream = _Stream(asyncio.get_running_loop())
+        stream = Inbox(self._mailbox())
         arrival = time.monotonic()
         if "constraint" not in options:
             options["constraint"] = await self.constrain(params)
@@ -257,7 +253,7 @@ class AsyncLLM:
         except BaseException:
             self._submit(cancel)
             raise
-        return OutputStream(request_id, stream.outputs, lambda: self._submit(cancel))
+        return OutputStream(request_id, stream, lambda: self._submit(cancel))
 
     async def _stream(
         self, prompt: Prompt, params: SamplingParams | None, request_id: str | None, options: Mapping[str, Any]
@@ -302,7 +298,7 @@ class AsyncLLM:
                 del self._streams[request_id]
                 self.frontend.cancel(request_id)
                 told = OverloadedError(f"the request has waited {self.queue_timeout:g} s for its turn: try again later")
-                _call(stream.loop, _put, [(stream, told)])
+                stream.mailbox.post([(stream, told)], True)
 
     def _obey(self) -> bool:
         """Run queued commands; waits for one when the engine is idle. False when told to stop."""
@@ -319,21 +315,36 @@ class AsyncLLM:
             command.run()
             block = not self.model.engine.has_work
 
+    def _mailbox(self) -> Mailbox:
+        """The running loop's."""
+        loop = asyncio.get_running_loop()
+        found = self._mailboxes.get(loop)
+        if found is None:
+            for each in [each for each in list(self._mailboxes) if each.is_closed()]:
+                self._mailboxes.pop(each, None)
+            found = self._mailboxes.setdefault(loop, Mailbox(loop))
+        return found
+
     def _deliver(self, outputs: list[RequestOutput]) -> None:
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, RequestOutput]]] = {}
+        by_loop: dict[Mailbox, list[tuple[Inbox, RequestOutput | BaseException]]] = {}
+        urgent: set[Mailbox] = set()
         for output in outputs:
             stream = self._streams.get(output.request_id)
-            if stream is not None:
-                by_loop.setdefault(stream.loop, []).append((stream, output))
-                if output.finished:
-                    del self._streams[output.request_id]
-        for loop, items in by_loop.items():
-            _call(loop, _put, items)
+            if stream is None:
+                continue
+            by_loop.setdefault(stream.mailbox, []).append((stream, output))
+            if output.finished or not stream.started:
+                urgent.add(stream.mailbox)
+                stream.started = True
+            if output.finished:
+                del self._streams[output.request_id]
+        for mailbox, items in by_loop.items():
+            mailbox.post(items, mailbox in urgent)
 
     def _end(self) -> None:
         """Tell everybody who still waits."""
         for stream in self._streams.values():
-            _call(stream.loop, _put, [(stream, OverloadedError("the engine has stopped"))])
+            stream.mailbox.post([(stream, OverloadedError("the engine has stopped"))], True)
         self._streams.clear()
         while True:
             try:
@@ -342,15 +353,3 @@ class AsyncLLM:
                 return
             if command is not None:
                 command.future.set_exception(OverloadedError("the engine has stopped"))
-
-
-def _put(items: Sequence[tuple[_Stream, RequestOutput | BaseException]]) -> None:
-    for stream, output in items:
-        stream.outputs.put_nowait(output)
-
-
-def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
-    try:
-        loop.call_soon_threadsafe(function, *args)
-    except RuntimeError:
-        logger.debug("an event loop was closed with requests under way")

@@ -84,9 +84,9 @@ def test_no_text_is_lost_or_invented(kind, parts):
 )
 def test_adversarial_text_is_read_in_linear_time(kind, unit):
     text = unit * (100_000 // len(unit))
-    began = time.perf_counter()
+    began = time.thread_time()
     parse(kind, [text[i : i + 8] for i in range(0, len(text), 8)])
-    assert time.perf_counter() - began < 5
+    assert time.thread_time() - began < 5
 
 
 def test_python_arguments_run_nothing():

@@ -93,6 +93,12 @@ class Answers:
             raise
         return self
 
+    @property
+    def more(self) -> bool:
+        """Whether :meth:`outputs` gives another at once: what is written now can wait for it."""
+        first = self._streams[0]
+        return len(self._streams) == 1 and first is not None and first.more
+
     async def outputs(self) -> AsyncIterator[tuple[int, RequestOutput]]:
         """(prompt number, output) as they come, of all prompts."""
         if len(self._streams) == 1:

@@ -254,11 +254,14 @@ class _Exchange:
 
     async def _send(self, message: Message) -> None:
         """Send; a client that does not read within ``write_timeout`` is dropped."""
+        transport: Any = self.scope.get(TRANSPORT)
         try:
+            if transport is not None and not transport.get_write_buffer_size():
+                await self._asgi_send(message)  # nothing is on its way: there is nothing to wait for
+                return
             async with asyncio.timeout(self.state.options.write_timeout):
                 await self._asgi_send(message)
         except TimeoutError:
-            transport: Any = self.scope.get(TRANSPORT)
             if transport is not None:
                 transport.abort()
             raise ClientGone from None

@@ -61,6 +61,7 @@ class Turn:
     async def pieces(self) -> AsyncIterator[list[Piece]]:
         """As they come; ``finish_reason``, ``stop_reason`` and ``answers.usage`` are final after the last."""
         parser, called = self.reading.parser(), False
+        kept: list[Piece] = []
         async for _, output in self.answers.outputs():
             answer: CompletionOutput = output.outputs[0]
             found = parser.feed(answer.text)
@@ -71,7 +72,10 @@ class Turn:
             called = called or any(isinstance(p, ToolCall) for p in found)
             if called and self.finish_reason == "stop":
                 self.finish_reason = "tool_calls"
-            yield found
+            kept += found
+            if not self.answers.more:
+                yield kept
+                kept = []
 
     async def whole(self) -> Result:
         try:

@@ -79,6 +79,7 @@ async def _events(
     request: CompletionRequest, served: Served, answers: Answers, params: SamplingParams
 ) -> AsyncIterator[bytes]:
     tokens: list[int] = []
+    out: list[bytes] = []
     async for _, output in answers.outputs():
         answer = output.outputs[0]
         tokens += answer.token_ids
@@ -89,9 +90,12 @@ async def _events(
             }  # fmt: skip
             if request.n_probs:
                 body["completion_probabilities"] = _probabilities(served, answer, request.n_probs)
-            yield event(body)
+            out.append(event(body))
         if answer.finish_reason is not None:
-            yield event(_final(request, served, params, output, "", tokens))
+            out.append(event(_final(request, served, params, output, "", tokens)))
+        if out and not answers.more:
+            yield b"".join(out)
+            out = []
 
 
 def _final(

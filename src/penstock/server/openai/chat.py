@@ -159,8 +159,8 @@ class _Chat:
 
         for index in range(self.params.n):
             yield chunk(index, {"role": "assistant", "content": self._echoed()})
+        out: list[bytes] = []
         async for _, output in answers.outputs():
-            out = []
             for answer in output.outputs:
                 index = answer.index
                 if done[index]:
@@ -184,8 +184,9 @@ class _Chat:
                 if done[index]:
                     reason = messages.finish_reason(answer, calls[index] > 0)
                     out.append(chunk(index, {}, finish_reason=reason, stop_reason=answer.stop_reason))
-            if out:
+            if out and not answers.more:
                 yield b"".join(out)
+                out = []
         if with_usage:
             last = {**self.head, "choices": [], "usage": adapt.usage(answers.usage)}
             yield event({**last, "metrics": adapt.timings(answers.metrics)} if self.request.return_metrics else last)

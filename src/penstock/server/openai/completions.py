@@ -166,8 +166,8 @@ class _Completion:
         full = Chunk({**self.head, "choices": [HOLE], **({"usage": HOLE} if with_usage else {})})
         rich = request.logprobs is not None or bool(request.return_token_ids) or running_usage or self.nothing
         places = [_Place() for _ in range(len(prompts) * self.params.n)]
+        out: list[bytes] = []
         async for i, output in answers.outputs():
-            out = []
             for answer in output.outputs:
                 index = i * self.params.n + answer.index
                 place = places[index]
@@ -184,8 +184,9 @@ class _Completion:
                 else:
                     place.started = True
                     out.append(quick(b"%d" % index, encode(answer.text)))
-            if out:
+            if out and not answers.more:
                 yield b"".join(out)
+                out = []
         if with_usage:
             if self.nothing:
                 answers.usage.completion = 0

@@ -80,10 +80,10 @@ async def _events(
 ) -> AsyncIterator[bytes]:
     tokenizer, count = served.llm.model.tokenizer, given.top_n_tokens or 0
     text, index = "", 0
+    out: list[bytes] = []
     async for _, output in answers.outputs():
         (answer,) = output.outputs
         text += answer.text
-        out = []
         for i, (token, scores) in enumerate(zip(answer.token_ids, answer.logprobs or ())):
             index += 1
             last = i == len(answer.token_ids) - 1
@@ -104,8 +104,9 @@ async def _events(
                     "input_length": len(output.prompt_token_ids),
                 }
             out.append(_event(event))
-        if out:
+        if out and not answers.more:
             yield b"".join(out)
+            out = []
 
 
 def _event(value: Any) -> bytes:
