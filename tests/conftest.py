@@ -7,7 +7,8 @@ import signal
 
 # Read by torch and huggingface_hub when they are imported, so set before any of them is.
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", NO_COLOR="1")
-SETTINGS = {name for name in os.environ if name.startswith("PENSTOCK_")} - {"PENSTOCK_SHARED"}
+KEPT = {"PENSTOCK_SHARED", "PENSTOCK_LLAMA_CPP_PYTHON"}
+SETTINGS = {name for name in os.environ if name.startswith("PENSTOCK_")} - KEPT
 for _name in SETTINGS:
     del os.environ[_name]
 

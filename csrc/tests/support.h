@@ -29,6 +29,14 @@ namespace penstock::test {
         }                                                                       \
     } while (0)
 
+// A build that watches memory, arithmetic or threads is some fifty times slower: the same kinds of cases, fewer of
+// them.
+#ifdef PENSTOCK_SANITIZED
+constexpr bool kWatched = true;
+#else
+constexpr bool kWatched = false;
+#endif
+
 class Random {
   public:
     explicit Random(uint64_t seed) : state_(seed * 2654435761u + 88172645463325252ull) {}

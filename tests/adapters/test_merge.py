@@ -157,6 +157,9 @@ def test_a_quantised_base_is_refused(tmp_path: Path) -> None:
     adapter = write_peft(tmp_path / "a", q_lora(n=hidden, k=hidden))
     with pytest.raises(UnsupportedError, match="unquantised"):
         merge(quantised, adapter, tmp_path / "out")
+    with pytest.raises(UnsupportedError, match="GGUF's blocks cannot take a LoRA; merge into the original model"):
+        merge(golden("gguf_llama") / "Q4_0.gguf", adapter, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,6 +38,9 @@ def info(name: str | bytes, dims: Sequence[int], kind: int, offset: int) -> byte
 
 
 def guess(content: Any) -> tuple[int, Any]:
+    """The kind of a value, unless it is a pair of a kind and a value."""
+    if isinstance(content, tuple):
+        return content
     if isinstance(content, bool):
         return BOOL, content
     if isinstance(content, int):
@@ -62,7 +65,7 @@ def pack(
 
 def encode(metadata: Mapping[str, Any], tensors: Mapping[str, Any], alignment: int = 32) -> bytes:
     """A sound file. Tensors are float arrays, or (type, dims innermost first, bytes)."""
-    infos, data = [], b""
+    infos, data = [], bytearray()
     for name, tensor in tensors.items():
         if isinstance(tensor, tuple):
             kind, dims, raw = tensor
@@ -71,7 +74,9 @@ def encode(metadata: Mapping[str, Any], tensors: Mapping[str, Any], alignment: i
             kind, dims, raw = {"float32": F32, "float16": F16}[array.dtype.name], array.shape[::-1], array.tobytes()
         infos.append(info(name, dims, kind, len(data)))
         data += raw + bytes(-len(raw) % alignment)
-    return pack([entry(key, *guess(content)) for key, content in metadata.items()], infos, data, alignment=alignment)
+    return pack(
+        [entry(key, *guess(content)) for key, content in metadata.items()], infos, bytes(data), alignment=alignment
+    )
 
 
 def write(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Path:

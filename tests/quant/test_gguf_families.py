@@ -166,6 +166,7 @@ def convert(
     if turn is not None:
         facts["tokenizer.ggml.eot_token_id"] = turn
     facts |= {"general.architecture": arch, "tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.bos_token_id": 1}
+    facts |= {"tokenizer.ggml.model": "none", f"{arch}.vocab_size": len(tensors["token_embd.weight"])}
     return write(path / f"{name}.gguf", facts, tensors), {**config, **other}
 
 
