@@ -3,6 +3,7 @@ was resolved. Everything that can fail for a reason of the user's fails here, be
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from penstock.text.templates import ChatTemplate
     from penstock.text.tokenizer import Tokenizer
 
+logger = logging.getLogger(__name__)
 EMBEDDED = Path(__file__).parent / "demo_model"
 EMBEDDED_NAME = "penstock-demo"
 
@@ -203,6 +205,8 @@ def _limits(config: Config, architecture: Architecture, program: Program, stored
         raise ConfigError(
             f"max_model_len={wish}: the model has learned positions for {architecture.embedding.positions} tokens only"
         )
+    if wish and wish > architecture.context_length:
+        logger.warning("max_model_len=%d: the model was made for %d tokens", wish, architecture.context_length)
     kv_dtype = KV_DTYPES[config.cache.kv_cache_dtype]
     if kv_dtype == "auto":
         kv_dtype = "f32" if DTYPES[config.model.dtype] == "f32" else stored
@@ -290,10 +294,11 @@ def _resolved(model: Model, seconds: float) -> dict[str, str]:
     return {
         "model": f"{model.name} ({model.family.name}, context {model.max_model_len}{_quantised(model)})",
         "executor": f"{info.name} {info.isa}, {info.threads} threads, {info.compute} arithmetic",
-        "memory taken": f"weights {human_bytes(memory.weights)}, workspace {human_bytes(memory.workspace)}",
+        "memory taken": f"weights {human_bytes(memory.weights)}",
         "memory that can grow": (
             f"KV cache up to {human_bytes(memory.kv_reserved)} "
-            f"({limits.num_blocks} blocks of {limits.block_size} tokens, {limits.kv_dtype})"
+            f"({limits.num_blocks} blocks of {limits.block_size} tokens, {limits.kv_dtype}), "
+            f"workspace up to {human_bytes(memory.workspace_reserved)}"
         ),
         "step": f"at most {limits.max_seqs} sequences and {limits.max_tokens} tokens",
         **({"adapters": ", ".join(model.adapters.names())} if model.adapters.names() else {}),

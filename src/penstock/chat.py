@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,9 @@ from penstock.types import Message
 if TYPE_CHECKING:
     from penstock.assemble import Model
     from penstock.text.templates import ChatTemplate
+
+
+logger = logging.getLogger(__name__)
 
 
 def template(model: Model, source: str | None = None) -> ChatTemplate:
@@ -31,6 +35,8 @@ def template(model: Model, source: str | None = None) -> ChatTemplate:
             source=source if jinja else None,
             name=None if jinja else source,
         )
+        if model.templates[key].note:
+            logger.warning("%s", model.templates[key].note)
         while len(model.templates) > 16:
             del model.templates[next(iter(model.templates))]
     return model.templates[key]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from penstock.errors import ConfigError, nearest
+from penstock.foreign import SYNONYMS, device, takes
 
 DTYPES = {"auto": "auto", "float32": "f32", "float": "f32", "float16": "f16", "half": "f16", "bfloat16": "bf16"}
 KV_DTYPES = {**DTYPES, "fp16": "f16", "bf16": "bf16", "fp32": "f32"}
@@ -21,7 +22,8 @@ class ModelConfig:
     """Which checkpoint, and how it is read. ``model`` None is the embedded model.
 
     ``dtype``: the arithmetic of linears. ``auto`` takes bf16 where weights are bf16 and the CPU has it, else float32;
-    ``float32`` keeps activations exact whatever the weights' type. Weights stay in the type of the file.
+    ``float32`` keeps activations exact whatever the weights' type, and so does ``float16``, but for quantised weights,
+    which are computed as with ``auto``. Weights stay in the type of the file.
     ``trust_remote_code`` is accepted and changes nothing: no code of a checkpoint is ever run.
     """
 
@@ -110,28 +112,6 @@ class Config:
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
 
 
-SYNONYMS = {
-    "model_path": "model",
-    "model_id": "model",
-    "model_id_or_path": "model",
-    "model_name_or_path": "model",
-    "torch_dtype": "dtype",
-    "max_length": "max_model_len",
-    "kv_cache_memory_bytes": "kv_cache_memory",
-    "gpu_memory_utilization": "memory_utilization",
-    "num_threads": "threads",
-    "device": "executor",
-    "lora_modules": "adapters",
-}
-"""Names that other engines use for a notion that penstock has."""
-
-HARMLESS = frozenset({
-    "tensor_parallel_size", "pipeline_parallel_size", "enforce_eager", "swap_space", "disable_log_stats",
-    "enable_chunked_prefill", "distributed_executor_backend", "max_seq_len_to_capture", "use_v2_block_manager",
-})  # fmt: skip
-"""vLLM's names for what cannot change a result here; values that ask for more than one device are refused."""
-
-
 def from_kwargs(kwargs: Mapping[str, Any]) -> Config:
     """Sort flat keyword arguments into a checked :class:`Config`.
 
@@ -145,9 +125,7 @@ def from_kwargs(kwargs: Mapping[str, Any]) -> Config:
     owner = {f.name: part for part, cls in types.items() for f in fields(cls)}
     for given, value in kwargs.items():
         name = SYNONYMS.get(given, given)
-        if name in HARMLESS:
-            if name.endswith("_parallel_size") and value not in (None, 1):
-                raise ConfigError(f"{given}={value!r}: this build runs on one device; use 1")
+        if takes(name, value):
             continue
         if name not in owner:
             raise ConfigError(f"unknown option '{given}'{nearest(given, [*owner, *SYNONYMS])}")
@@ -167,8 +145,8 @@ def _plain(name: str, value: Any) -> Any:
         return _named_paths(value)
     if name == "quantization" and isinstance(value, str):
         return value.lower()
-    if name == "executor" and isinstance(value, str):
-        return {"cpu": "native"}.get(value, value)
+    if name == "executor" and value is not None:
+        return device(value)
     return value
 
 

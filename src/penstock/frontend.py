@@ -13,7 +13,7 @@ import numpy as np
 
 from penstock.engine.engine import Engine
 from penstock.engine.sequence import Request, SequenceUpdate, TokenScore
-from penstock.errors import ExecutionError, RequestError
+from penstock.errors import ContextLengthError, ExecutionError, RequestError
 from penstock.text.detokenizer import Detokenizer
 from penstock.text.stop import StopChecker
 from penstock.text.structured import GrammarCompiler
@@ -100,8 +100,13 @@ class Frontend:
         self.compiler = None if tokenizer is None else GrammarCompiler(tokenizer, facts.vocab_size, facts.eos_ids)
         self._live: dict[str, _Live] = {}
 
-    def encode(self, prompt: str | Sequence[int] | Mapping[str, Any], *, add_special_tokens: bool = True) -> Prompt:
-        """Token ids of a prompt given as text, as ids, or as ``{"prompt": …}`` / ``{"prompt_token_ids": …}``."""
+    def encode(
+        self, prompt: str | Sequence[int] | Mapping[str, Any], *, add_special_tokens: bool = True, bounded: bool = True
+    ) -> Prompt:
+        """Token ids of a prompt given as text, as ids, or as ``{"prompt": …}`` / ``{"prompt_token_ids": …}``.
+
+        ``bounded``: a text that cannot fit the context is refused before it is cut into tokens.
+        """
         if isinstance(prompt, Mapping):
             ids = prompt.get("prompt_token_ids")
             if ids is not None:
@@ -113,8 +118,23 @@ class Frontend:
             if len(prompt) > MAX_PROMPT_CHARS:
                 raise RequestError(f"the prompt has {len(prompt)} characters, more than {MAX_PROMPT_CHARS}", "prompt")
             tokenizer = self.require_tokenizer("a text prompt")
+            if bounded:
+                self.check_length(prompt)
             return Prompt(tokenizer.encode_prompt(prompt, add_special_tokens), prompt)
         return Prompt(_ids(prompt))
+
+    def check_length(self, text: str, param: str = "prompt") -> None:
+        """Raise ``ContextLengthError`` for a text that is too long for the context however it is cut into tokens."""
+        longest = self.engine.facts.max_model_len
+        if len(text) <= 8 * longest or self.tokenizer is None:
+            return
+        least = len(text) // self.tokenizer.longest_token
+        if least > longest:
+            raise ContextLengthError(
+                f"the prompt has {len(text)} characters, at least {least} tokens, but the context is {longest}: "
+                "shorten it",
+                param,
+            )
 
     def require_tokenizer(self, what: str) -> Tokenizer:
         if self.tokenizer is None:

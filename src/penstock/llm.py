@@ -14,7 +14,7 @@ from penstock.adapters import AdapterInfo
 from penstock.assemble import LoadProgress, Model, assemble
 from penstock.chat import render
 from penstock.config import from_kwargs
-from penstock.errors import ExecutionError, RequestError
+from penstock.errors import ExecutionError, RequestError, nearest
 from penstock.frontend import POOLED, Frontend, Prompt, embedding
 from penstock.progress import Progress
 from penstock.sampling_defaults import BeamSearchOutput, BeamSearchParams, BeamSearchSequence, default_params
@@ -29,6 +29,14 @@ from penstock.types import (
 
 PromptInput = str | Sequence[int] | Mapping[str, Any]
 QUEUE = 1024
+EXTRAS = ("adapter", "arrival_time", "cache_salt", "client", "pooling", "prefix", "priority")
+ELSEWHERE = {
+    "lora_request": "load an adapter with load_adapter, then give its name as adapter=",
+    "prompt_adapter_request": "load it with load_adapter, then give its name as adapter=",
+    "guided_options_request": "give SamplingParams(structured_outputs=…)",
+    "tokenization_kwargs": "give token ids as prompt_token_ids",
+}
+"""vLLM's options of a call for what is done otherwise here."""
 
 
 class LLM:
@@ -49,8 +57,8 @@ class LLM:
         self,
         prompts: PromptInput | Sequence[PromptInput] | None = None,
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
-        *,
         prompt_token_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        *,
         use_tqdm: bool = False,
         adapter: str | Sequence[str | None] | None = None,
         **options: Any,
@@ -145,7 +153,7 @@ class LLM:
         else:
             encoded = self.frontend.encode(prompt)  # type: ignore[arg-type]
         params = replace(sampling_params or self.default_sampling_params(), output_kind=RequestOutputKind.DELTA)
-        return self._stream(encoded, params, options)
+        return self._stream(encoded, params, _extras(options, 1)[0])
 
     def embed(
         self,
@@ -200,6 +208,8 @@ class LLM:
             given = self.default_sampling_params()
         if isinstance(given, SamplingParams):
             return [given] * count
+        if isinstance(given, str | Mapping) or not all(isinstance(each, SamplingParams) for each in given):
+            raise RequestError("sampling_params must be SamplingParams(…), or a list of them", "sampling_params")
         if len(given) != count:
             raise RequestError(f"{len(given)} sampling_params for {count} prompts: give one for all, or one each")
         return list(given)
@@ -209,16 +219,17 @@ class LLM:
         adapter: str | Sequence[str | None] | None = None,
     ) -> list[RequestOutput]:  # fmt: skip
         adapters = _each(adapter, len(prompts))
+        extras = _extras(options, len(prompts))
         finals = [replace(p, output_kind=RequestOutputKind.FINAL_ONLY) for p in params]
         order = [f"llm-{next(self._ids)}" for _ in prompts]
-        queue = iter(zip(order, prompts, finals, adapters, strict=True))
+        queue = iter(zip(order, prompts, finals, adapters, extras, strict=True))
         done: dict[str, RequestOutput] = {}
         bar = Progress(len(order), "requests") if use_tqdm else None
         try:
             while len(done) < len(order):
                 room = QUEUE - self.frontend.num_live
-                for request_id, prompt, each, name in itertools.islice(queue, max(0, room)):
-                    self.frontend.add(request_id, prompt, each, adapter=name, **options)
+                for request_id, prompt, each, name, extra in itertools.islice(queue, max(0, room)):
+                    self.frontend.add(request_id, prompt, each, adapter=name, **extra)
                 for output in self.frontend.step():
                     _raise_error(output)
                     done[output.request_id] = output
@@ -259,6 +270,21 @@ def _each(adapter: str | Sequence[str | None] | None, count: int) -> list[str | 
     return list(adapter)
 
 
+def _extras(options: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """The options of each request, by the engine's names; ``priority`` may be a list of one each."""
+    found = {name: value for name, value in options.items() if value is not None}
+    for name in found:
+        if name in ELSEWHERE:
+            raise RequestError(f"{name} is not here: {ELSEWHERE[name]}", name)
+        if name not in EXTRAS:
+            raise RequestError(f"unknown option '{name}'{nearest(name, EXTRAS)}", name)
+    wish = found.pop("priority", 0)
+    turns = list(wish) if isinstance(wish, list | tuple) else [wish] * count
+    if len(turns) != count or not all(isinstance(turn, int) and abs(turn) < 1 << 31 for turn in turns):
+        raise RequestError("priority must be a whole number, or a list of one for each prompt", "priority")
+    return [{**found, "priority": turn} for turn in turns]
+
+
 def _inputs(prompts: Any, token_ids: Any) -> list[PromptInput]:
     """One prompt or many, as a list of prompts."""
     if token_ids is not None:
@@ -269,7 +295,9 @@ def _inputs(prompts: Any, token_ids: Any) -> list[PromptInput]:
         raise RequestError("nothing to generate from: give prompts or prompt_token_ids", "prompts")
     if isinstance(prompts, str | Mapping):
         return [prompts]
-    if not isinstance(prompts, Iterable):
+    if hasattr(prompts, "tolist"):  # arrays and tensors
+        prompts = prompts.tolist()
+    if not isinstance(prompts, Iterable) or isinstance(prompts, bytes | bytearray):
         raise RequestError(f"prompts must be text or token ids, got {type(prompts).__name__}", "prompts")
     items = list(prompts)
     if items and isinstance(items[0], int | float | np.number):

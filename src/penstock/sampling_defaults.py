@@ -11,14 +11,40 @@ from penstock.types import MAX_N, SamplingParams, TokenLogprobs
 
 FROM_CHECKPOINT = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 NAMES = frozenset(f.name for f in fields(SamplingParams))
-HF_NAMES = {"max_new_tokens": "max_tokens", "num_return_sequences": "n", "min_new_tokens": "min_tokens"}
+HF_NAMES = {
+    "max_new_tokens": "max_tokens", "num_return_sequences": "n", "min_new_tokens": "min_tokens", "stop_strings": "stop",
+}  # fmt: skip
 HF_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_cache": (True, False, None),
     "pad_token_id": (),
+    "num_workers": (),
+    "clean_up_tokenization_spaces": (),
+    "tokenizer": (),
+    "synced_gpus": (),
+    "attention_mask": (None,),
+    "truncation": (False, None),
+    "handle_long_generation": (None,),
     "no_repeat_ngram_size": (0, None),
+    "encoder_no_repeat_ngram_size": (0, None),
     "typical_p": (1.0, None),
+    "epsilon_cutoff": (0.0, None),
+    "eta_cutoff": (0.0, None),
+    "penalty_alpha": (0.0, None),
+    "num_beam_groups": (1, None),
+    "diversity_penalty": (0.0, None),
+    "bad_words_ids": (None,),
+    "force_words_ids": (None,),
+    "constraints": (None,),
+    "logits_processor": (None,),
+    "stopping_criteria": (None,),
+    "assistant_model": (None,),
+    "prompt_lookup_num_tokens": (None,),
+    "streamer": (None,),
     "return_dict_in_generate": (False, None),
     "output_scores": (False, None),
+    "output_logits": (False, None),
+    "output_attentions": (False, None),
+    "output_hidden_states": (False, None),
 }
 """HF arguments with the values that change nothing here (empty: any)."""
 KNOWN = (*NAMES, *HF_NAMES, *HF_NEUTRAL, "num_beams", "do_sample", "max_length", "eos_token_id")

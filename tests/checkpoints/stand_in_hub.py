@@ -69,6 +69,8 @@ class Handler(BaseHTTPRequestHandler):
                 file = path.removeprefix(f"/{name}/resolve/{revision}/")
                 if file != path and file in files:
                     return self.file(files[file], body)
+                if file != path:
+                    return self.send(404, b"{}", body, **{"X-Error-Code": "EntryNotFound"})
         return self.send(404, b"{}", body, **{"X-Error-Code": "RepoNotFound"})
 
     def told(self) -> dict[str, str]:

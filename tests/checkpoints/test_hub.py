@@ -173,3 +173,30 @@ def test_modelscope_downloads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert calls == [("org/model", "v1", str(tmp_path / "c"))] * 2, "safetensors first, then the next best"
     with pytest.raises(CheckpointError, match=r"ConnectionError: no route.*unset PENSTOCK_USE_MODELSCOPE"):
         hub.download("org/absent", None, None)
+
+
+def command(cache: Path, url: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "penstock", "download", *argv], env=environment(cache, url), capture_output=True,
+        text=True, timeout=100, check=False,
+    )  # fmt: skip
+
+
+def test_the_command_fetches_a_model_or_one_file(tmp_path: Path) -> None:
+    with serve({"org/model": FILES}) as server:
+        whole = command(tmp_path, server.url, "org/model", "--cache-dir", str(tmp_path / "a"))
+        assert whole.returncode == 0, whole.stderr
+        folder = Path(whole.stdout.strip())
+        assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+        one = command(tmp_path, server.url, "org/model", "config.json", "--cache-dir", str(tmp_path / "b"))
+        assert Path(one.stdout.strip()).read_bytes() == FILES["config.json"]
+        assert [p.name for p in Path(one.stdout.strip()).parent.iterdir()] == ["config.json"]
+        for argv, code, told in (
+            (("org/model", "absent.gguf"), 3, "no file 'absent.gguf'"), (("org/other",), 3, "no such model"),
+            (("org/model", "../x"), 3, "inside the repository"), ((), 2, "name of a model on a hub"),
+            (("/etc/passwd",), 2, "name of a model on a hub"),
+        ):  # fmt: skip
+            found = command(tmp_path, server.url, *argv)
+            assert found.returncode == code, found.stderr
+            assert told in found.stderr
+            assert "Traceback" not in found.stderr

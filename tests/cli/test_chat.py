@@ -133,9 +133,9 @@ def test_another_answer_moves_a_fixed_seed_on(llm: LLM, monkeypatch: pytest.Monk
     seeds = []
     real = running.stream
 
-    def watched(llm: Any, prompt: Any, params: SamplingParams, stopped: Any) -> Any:
+    def watched(llm: Any, prompt: Any, params: SamplingParams, *more: Any) -> Any:
         seeds.append(params.seed)
-        return real(llm, prompt, params, stopped)
+        return real(llm, prompt, params, *more)
 
     monkeypatch.setattr("penstock.cli.conversation.stream", watched)
     talk = Conversation(llm, SamplingParams(max_tokens=4, seed=7))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from penstock.cli.serve import HELP, SINGULAR, parser, sampling_defaults, serve_options
+from penstock.config import from_kwargs
 from penstock.errors import ConfigError, RequestError
 from penstock.server.options import ServerOptions, split
 from tests.cli.conftest import Run, child
@@ -101,7 +102,7 @@ def test_sampling_that_requests_start_from() -> None:
         ("--model-id x --num-shard 1 --sharded false --max-concurrent-requests 32 --payload-limit 2000000 -p 81 "
          "--hostname ::1 --max-total-tokens 99 --max-batch-prefill-tokens 64 --cuda-graphs 0 --json-output",
          {"model": "x", "max_requests": 32, "max_body": 2000000, "port": 81, "host": "::1", "max_model_len": 99,
-          "max_num_batched_tokens": 64, "log_format": "json"}),
+          "max_num_batched_tokens": 64, "log_format": "json", "tensor_parallel_size": 1}),
         ("-m x -c 0 -np 4 -b 128 -t 2 -tb 2 -ngl 0 -fa on --jinja -cb --slots --reasoning-format none -to 9",
          {"model": "x", "max_num_seqs": 4, "max_num_batched_tokens": 128, "threads": 2, "reasoning": False,
           "write_timeout": 9.0}),
@@ -117,7 +118,7 @@ def test_flags_of_other_servers(argv: str, want: dict[str, object]) -> None:
 
 @pytest.mark.parametrize(
     ("argv", "text"),
-    [(["--num-shard", "2"], "one device"), (["--ssl-keyfile", "x"], "reverse proxy"),
+    [(["--num-beams", "2"], "use_beam_search"), (["--ssl-keyfile", "x"], "reverse proxy"),
      (["--max-concurent-requests", "2"], "did you mean '--max-concurrent-requests'"),
      (["--tool-call-parser", "pythonic"], "must be one of"), (["--reasoning-parser", "granite"], "--no-reasoning"),
      (["--allowed-origins", "[1]"], "JSON list")],
@@ -125,6 +126,12 @@ def test_flags_of_other_servers(argv: str, want: dict[str, object]) -> None:
 def test_flags_of_other_servers_that_cannot_be_had(argv: list[str], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         options(*argv)
+
+
+def test_more_than_one_device_is_refused() -> None:
+    for flag in ("--num-shard", "--tp-size", "--tensor-parallel-size", "--num-gpus"):
+        with pytest.raises(ConfigError, match="one device"):
+            from_kwargs(options(flag, "2"))
 
 
 def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -266,3 +266,38 @@ def test_same_bits_alone_in_company_in_chunks_after_hits_and_preemption(
     per_block = 2 * 2 * 2 * 12 * block * (2 if dtype == "bf16" else 4)
     assert run(True, kv_cache_memory=per_block * few, max_model_len=16 * 7 if block == 16 else 128) == alone
     assert run(True, mode="dynamic") == alone
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"foo": 1}, "unknown option 'foo'"), ({"cache_slat": "a"}, "did you mean 'cache_salt'"),
+        ({"lora_request": object()}, "adapter="), ({"priority": [1, 2]}, "one for each prompt"),
+        ({"priority": "high"}, "whole number"), ({"sampling_params": {"temperature": 0}}, "sampling_params must be"),
+        ({"sampling_params": "greedy"}, "sampling_params must be"),
+    ],
+)  # fmt: skip
+def test_options_of_a_call_that_cannot_be(llm: LLM, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(RequestError, match=text):
+        llm.generate("hello", **options)
+
+
+def test_other_forms_of_prompts(llm: LLM) -> None:
+    ids = llm.get_tokenizer().encode("hello world")
+    expected = tokens(llm, ids)
+    assert tokens(llm, np.asarray([ids])) == expected
+    assert list(llm.generate(None, GREEDY, [ids])[0].outputs[0].token_ids) == expected
+    assert len(llm.generate(["a", "b"], GREEDY, priority=[2, 1], lora_request=None)) == 2
+    with pytest.raises(RequestError, match="bytes"):
+        llm.generate(b"hello", GREEDY)
+    with pytest.raises(ContextLengthError, match="characters"):
+        llm.generate("hello " * 100_000, GREEDY)
+
+
+def test_half_precision_is_computed_in_float32(checkpoint: Path, llm: LLM) -> None:
+    import torch
+
+    with LLM(checkpoint, **{**OPTIONS, "dtype": torch.float16}) as half:
+        assert tokens(half, "hello world") == tokens(llm, "hello world")
+        assert "f32 arithmetic" in half.model.resolved["executor"]
+        assert "workspace up to" in half.model.resolved["memory that can grow"]

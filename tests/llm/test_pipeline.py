@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from penstock import LLM, SamplingParams, pipeline
-from penstock.errors import RequestError
+from penstock.errors import ConfigError, RequestError
 from penstock.pipeline import TextGenerationPipeline
 from penstock.sampling_defaults import default_params, from_hf
 
@@ -86,3 +86,46 @@ def test_a_checkpoints_own_defaults() -> None:
     assert (found.temperature, found.top_p, found.top_k) == (0.6, 0.9, 40)
     assert default_params({"do_sample": False, "temperature": 0.6}).greedy
     assert default_params({"temperature": "hot"}) == SamplingParams()
+
+
+def test_more_of_hugging_faces_arguments(
+    pipe: TextGenerationPipeline, llm: LLM, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = pipe("hello", max_new_tokens=6)
+    ids = llm.get_tokenizer().encode("hello")
+    same = {"generate_kwargs": {"max_new_tokens": 6}, "num_workers": 2, "clean_up_tokenization_spaces": False,
+            "attention_mask": None, "no_repeat_ngram_size": 0, "return_text": True}  # fmt: skip
+    assert pipe("hello", **same) == plain
+    found = pipe("hello", max_new_tokens=6, return_tensors=True)[0]["generated_token_ids"]
+    assert found[: len(ids)] == ids
+    assert (
+        pipe("lo", prefix="hel", max_new_tokens=6, return_full_text=False)[0]["generated_text"]
+        in plain[0]["generated_text"]
+    )
+    assert pipe.tokenizer is llm.get_tokenizer()
+    for wrong in ({"no_repeat_ngram_size": 3}, {"penalty_alpha": 0.6, "top_k": 4}, {"truncation": True}):
+        with pytest.raises(RequestError, match="not available"):
+            pipe("hello", **wrong)
+    pipeline(model=llm, device="cuda:0")
+    assert "going on with the CPU" in caplog.text
+
+
+def test_a_data_set_streams(pipe: TextGenerationPipeline) -> None:
+    class Prompts:
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> str:
+            return f"My example {index}"
+
+    assert [out[0]["generated_text"][:12] for out in pipe(Prompts(), max_new_tokens=2)] == [
+        f"My example {i}" for i in range(3)
+    ]
+
+
+def test_model_kwargs_are_heard(checkpoint: Path) -> None:
+    made = pipeline(model=str(checkpoint), model_kwargs={"torch_dtype": "float32", "attn_implementation": "sdpa"})
+    assert made.llm.model.config.model.dtype == "float32"
+    made.llm.close()
+    with pytest.raises(ConfigError, match="flash_attention_9"):
+        pipeline(model=str(checkpoint), model_kwargs={"attn_implementation": "flash_attention_9"})

@@ -47,6 +47,33 @@ def download(name: str, revision: str | None, cache_dir: str | Path | None, prog
     return _huggingface(name, revision, cache_dir, progress)
 
 
+def download_file(name: str, file: str, revision: str | None, cache_dir: str | Path | None) -> Path:
+    """One file of the model ``name``, downloaded where the cache lacks it. Raises as :func:`download` does."""
+    if file.startswith("/") or ".." in Path(file).parts:
+        raise CheckpointError(f"{file}: give the path of a file inside the repository")
+    where = None if cache_dir is None else str(cache_dir)
+    if _flag("PENSTOCK_USE_MODELSCOPE") or _flag("VLLM_USE_MODELSCOPE"):
+        try:
+            from modelscope import model_file_download  # type: ignore[import-not-found, unused-ignore]
+        except ImportError as error:
+            raise missing("modelscope", "modelscope") from error
+        try:
+            return Path(model_file_download(model_id=name, file_path=file, revision=revision, cache_dir=where))
+        except Exception as error:
+            raise _refused(name, error) from error
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise missing("huggingface_hub") from error
+    endpoint = os.environ.get("HF_ENDPOINT") or None
+    try:
+        return Path(huggingface_hub.hf_hub_download(name, file, revision=revision, cache_dir=where, endpoint=endpoint))
+    except Exception as error:
+        if type(error).__name__ in ("EntryNotFoundError", "RemoteEntryNotFoundError"):
+            raise CheckpointError(f"{name}: the hub has the model but no file '{file}' in it") from error
+        raise _told(name, revision, endpoint, _flag("HF_HUB_OFFLINE"), error) from error
+
+
 def _flag(variable: str) -> bool:
     return os.environ.get(variable, "").strip().lower() in TRUE
 
@@ -185,9 +212,13 @@ def _modelscope(name: str, revision: str | None, cache_dir: str | Path | None) -
             if any(Path(folder).glob(kind)):
                 break
     except Exception as error:
-        detail = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{name}: modelscope could not give this model ({type(error).__name__}: {detail}); check its name and the "
-            "network, or unset PENSTOCK_USE_MODELSCOPE and VLLM_USE_MODELSCOPE to use Hugging Face"
-        ) from error
+        raise _refused(name, error) from error
     return Path(folder)
+
+
+def _refused(name: str, error: Exception) -> CheckpointError:
+    detail = " ".join(str(error).split())[:200]
+    return CheckpointError(
+        f"{name}: modelscope could not give this model ({type(error).__name__}: {detail}); check its name and the "
+        "network, or unset PENSTOCK_USE_MODELSCOPE and VLLM_USE_MODELSCOPE to use Hugging Face"
+    )

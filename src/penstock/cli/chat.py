@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,11 +12,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from penstock.cli import sampling
-from penstock.cli.load import load
+from penstock.cli.load import adapter_option, load, take_adapter
 from penstock.cli.options import engine_options, take_positional_model
+from penstock.cli.other_clients import other_clients
 from penstock.cli.parser import Parser
+from penstock.cli.prompts import read_file, unescaped
 from penstock.cli.terminal import note, style, visible, write
-from penstock.errors import PenstockError
+from penstock.errors import ConfigError, PenstockError
 
 if TYPE_CHECKING:
     from penstock.cli.chat_commands import Commands
@@ -33,19 +37,48 @@ Every engine option can also be set in the environment: --max-model-len as PENST
 """
 
 
+IN = ("in_prefix", "in_suffix")
+
+
 def parser() -> Parser:
     made = Parser("chat", "Talk with a model.", EXAMPLES, NOTES)
     made.add_argument("place", nargs="?", metavar="MODEL", help="the same as --model")
     made.option("system", "system prompt", synonyms=("system-prompt", "-sys"), metavar="TEXT")
+    made.option("prompt_file", "file that the conversation begins with: the system prompt", short="-f",
+                synonyms=("file",), metavar="FILE")  # fmt: skip
+    made.option("in_prefix", "text before each message, instead of the chat template's (with \\n …)", metavar="TEXT")
+    made.option("in_suffix", "text behind each message, before the answer", metavar="TEXT")
     made.switch("quiet", "no start-up table, no progress", short="-q", synonyms=("silent",))
     sampling.sampling_options(made, leave_out=("n", "logprobs"))
+    adapter_option(made)
     engine_options(made, leave_out=("seed", "served_model_name", "max_waiting", "skip_tokenizer_init"))
+    other_clients(made)
     return made
+
+
+def _begin(args: argparse.Namespace) -> None:
+    """What ``--prompt-file``, ``--in-prefix`` and ``--in-suffix`` say, as a system prompt and a chat template."""
+    if hasattr(args, "prompt_file"):
+        if hasattr(args, "system"):
+            raise ConfigError("--system and --prompt-file both say the system prompt: give one")
+        args.system = read_file(args.prompt_file)
+    if any(hasattr(args, name) for name in IN):
+        if hasattr(args, "chat_template"):
+            raise ConfigError("--chat-template and --in-prefix both say how messages are written: give one")
+        before, behind = (json.dumps(unescaped(getattr(args, n, "")), ensure_ascii=False) for n in IN)
+        args.chat_template = (
+            "{% for m in messages %}{% if m.role == 'user' %}"
+            f"{{{{ {before} }}}}{{{{ m.content }}}}{{{{ {behind} }}}}"
+            "{% else %}{{ m.content }}{% if not loop.last or m.role == 'system' %}{{ '\\n' }}{% endif %}{% endif %}"
+            "{% endfor %}"
+        )
 
 
 def run(argv: Sequence[str]) -> int:
     args = parser().read(argv)
     take_positional_model(args)
+    take_adapter(args)
+    _begin(args)
     sampling.check(args)
     with load(args) as llm:
         from penstock.chat import template
@@ -55,7 +88,8 @@ def run(argv: Sequence[str]) -> int:
 
         template(llm.model)
         params = sampling.params(args, llm.default_sampling_params(), MAX_TOKENS)
-        talk = Conversation(llm, params, getattr(args, "system", None), asked=hasattr(args, "max_tokens"))
+        talk = Conversation(llm, params, getattr(args, "system", None), asked=hasattr(args, "max_tokens"),
+                            adapter=args.adapter)  # fmt: skip
         commands = Commands(talk, lambda text: write(text + "\n"))
         interactive = sys.stdin.isatty() and sys.stdout.isatty()
         if interactive and not getattr(args, "quiet", False):

@@ -28,8 +28,12 @@ class Conversation:
     After an answer: ``finish_reason`` (None: none yet), ``stats``, and ``left_out``, the messages that did not fit.
     """
 
-    def __init__(self, llm: LLM, params: SamplingParams, system: str | None = None, asked: bool = False) -> None:
+    def __init__(
+        self, llm: LLM, params: SamplingParams, system: str | None = None, asked: bool = False,
+        adapter: str | None = None,
+    ) -> None:  # fmt: skip
         self.llm = llm
+        self.adapter = adapter
         self.defaults = self.params = params
         self.system = system
         self.asked = asked
@@ -89,7 +93,7 @@ class Conversation:
             params = fit(self.params, prompt, self.context, self.asked)
             if self._again and params.seed is not None:
                 params = replace(params, seed=(params.seed + self._again) % (1 << 63))
-            for last in stream(self.llm, prompt, params, stopped):
+            for last in stream(self.llm, prompt, params, stopped, self.adapter):
                 answer = last.outputs[0]
                 said += answer.text
                 count += len(answer.token_ids)

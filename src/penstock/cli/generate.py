@@ -6,13 +6,15 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from penstock.cli import sampling
-from penstock.cli.load import load
+from penstock.cli.data_file import Row, plain_rows, read_rows, record, results
+from penstock.cli.load import adapter_option, load, take_adapter
 from penstock.cli.options import engine_options
-from penstock.cli.parser import Parser
-from penstock.cli.prompts import encode, read_prompts
+from penstock.cli.other_clients import other_clients
+from penstock.cli.parser import Parser, whole
+from penstock.cli.prompts import encode, read_prompts, shortened
 from penstock.cli.stats import Stats, measure
 from penstock.cli.terminal import style, visible, write
 
@@ -42,6 +44,11 @@ def parser() -> Parser:
     made.option("prompt", "the same as PROMPT", short="-p", action="append", metavar="TEXT")
     made.option("prompt_file", "a file with one prompt; may be repeated", short="-f", synonyms=("file",),
                 action="append", metavar="FILE")  # fmt: skip
+    made.option("data_file", "a file of prompts: a JSON object a line, each with a text under src, prompt or text",
+                metavar="FILE")  # fmt: skip
+    made.option("output_file", "where results go, a JSON object a line (default: stdout)", metavar="FILE")
+    made.option("src_length", "most tokens of a prompt; longer ones lose their beginning", type=whole, metavar="N",
+                synonyms=("truncate-prompt-tokens",))  # fmt: skip
     made.switch("chat", "ask each prompt as a user's message, through the chat template")
     made.option("system", "system prompt (with --chat)", synonyms=("system-prompt", "-sys"), metavar="TEXT")
     made.switch("echo", "put the prompt before its text")
@@ -56,20 +63,30 @@ def parser() -> Parser:
                 "(runs op by op); may be repeated", action="append", metavar="NAME,…")  # fmt: skip
     made.switch("quiet", "no start-up table, no progress", short="-q", synonyms=("silent",))
     sampling.sampling_options(made)
+    adapter_option(made)
     engine_options(made, leave_out=("seed", "served_model_name", "max_waiting"))
+    other_clients(made)
     return made
 
 
 def run(argv: Sequence[str]) -> int:
     args = parser().read(argv)
+    take_adapter(args)
     sampling.check(args)
-    texts = read_prompts(args)
-    with load(args) as llm:
+    rows = read_rows(args.data_file) if hasattr(args, "data_file") else plain_rows(read_prompts(args))
+    texts = [text for text, _ in rows]
+    with results(getattr(args, "output_file", None)) as file, load(args) as llm:
         chat, system = getattr(args, "chat", False), getattr(args, "system", None)
-        prompts = [encode(llm, text, chat=chat, system=system) for text in texts]
+        cut = hasattr(args, "src_length")
+        prompts = [encode(llm, text, chat=chat, system=system, bounded=not cut) for text in texts]
+        if cut:
+            prompts = [shortened(prompt, args.src_length) for prompt in prompts]
         params = [_params(args, llm, prompt) for prompt in prompts]
         profile = _watched(args, llm.model.engine)
-        figures = _generate(args, llm, texts, prompts, params)
+        if file is not None or hasattr(args, "data_file"):
+            figures = _rows(args, llm, rows, prompts, params, file)
+        else:
+            figures = _generate(args, llm, texts, prompts, params)
         if profile is not None:
             print("\n".join(profile.lines()), file=sys.stderr)
         if hasattr(args, "stats"):
@@ -107,9 +124,9 @@ def _generate(
 
     as_json = getattr(args, "json", False)
     if len(prompts) == 1 and params[0].n == 1 and not as_json:
-        return _stream(llm, texts[0] if getattr(args, "echo", False) else "", prompts[0], params[0])
+        return _stream(llm, texts[0] if getattr(args, "echo", False) else "", prompts[0], params[0], args.adapter)
     outputs = []
-    for text, output in zip(texts, run_all(llm, prompts, params)):
+    for text, output in zip(texts, run_all(llm, prompts, params, args.adapter)):
         if as_json:
             write(json.dumps(_record(llm, text, output), ensure_ascii=False) + "\n")
         else:
@@ -118,13 +135,32 @@ def _generate(
     return measure(outputs)
 
 
-def _stream(llm: LLM, lead: str, prompt: Prompt, params: SamplingParams) -> Stats:
+def _rows(
+    args: argparse.Namespace, llm: LLM, rows: list[Row], prompts: list[Prompt], params: list[SamplingParams],
+    file: TextIO | None,
+) -> Stats:  # fmt: skip
+    """Answers as lines of a file, or of stdout, as they come."""
+    from penstock.cli.running import run_all
+
+    outputs = []
+    for (_, row), output in zip(rows, run_all(llm, prompts, params, args.adapter)):
+        line = record(row, output)
+        if file is None:
+            write(line)
+        else:
+            file.write(line)
+            file.flush()
+        outputs.append(output)
+    return measure(outputs)
+
+
+def _stream(llm: LLM, lead: str, prompt: Prompt, params: SamplingParams, adapter: str | None) -> Stats:
     from penstock.cli.running import stream
 
     shown = _shown(lead)
     write(style(shown, "dim", sys.stdout) if shown else "")
     count = 0
-    for output in stream(llm, prompt, params):
+    for output in stream(llm, prompt, params, adapter=adapter):
         answer = output.outputs[0]
         count += len(answer.token_ids)
         text = answer.text

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from penstock.cli.options import engine_kwargs
+from penstock.cli.parser import Parser
 from penstock.cli.terminal import columns, style, wrap
 from penstock.progress import Progress
 
@@ -59,6 +61,26 @@ def load(args: argparse.Namespace, **more: Any) -> LLM:
     if not quiet:
         show_resolved(llm.model.resolved)
     return llm
+
+
+def adapter_option(parser: Parser) -> None:
+    parser.option("adapter", "answer with this LoRA or prefix: NAME of one in --adapters, or NAME=DIR, or DIR",
+                  synonyms=("lora", "lora-path", "prefix-path"), metavar="NAME[=DIR]")  # fmt: skip
+
+
+def take_adapter(args: argparse.Namespace) -> None:
+    """Have ``--adapter NAME=DIR`` loaded, and leave its name in ``args.adapter`` (None: there is none)."""
+    text = getattr(args, "adapter", None)
+    args.adapter = text
+    if text is None:
+        return
+    name, equals, place = text.partition("=")
+    if not equals and ("/" in text or Path(text).expanduser().exists()):
+        name, place = Path(text).expanduser().resolve().name, text
+    args.adapter = name
+    if place:
+        before = getattr(args, "adapters", "")
+        args.adapters = f"{before},{name}={place}" if before else f"{name}={place}"
 
 
 def show_resolved(resolved: dict[str, str]) -> None:

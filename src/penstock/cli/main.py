@@ -19,6 +19,7 @@ COMMANDS = {
     "chat": ("penstock.cli.chat", "talk with a model in the terminal"),
     "serve": ("penstock.cli.serve", "answer HTTP requests in OpenAI's form"),
     "merge": ("penstock.cli.merge", "merge a LoRA adapter into its base model"),
+    "download": ("penstock.cli.download", "fetch a model, or one file of it, from a hub"),
     "tokenize": ("penstock.cli.tokenize", "show the tokens of a text, or the text of tokens"),
     "doctor": ("penstock.cli.doctor", "check this machine and this installation, with a remedy for each finding"),
     "config": ("penstock.cli.config", "show the settings in force and where each comes from"),
@@ -29,6 +30,18 @@ ALIASES = {"complete": "generate"}
 ELSEWHERE = {
     "run": "'generate' for text, 'chat' for a conversation",
     "infer": "'chat', or 'generate' for one prompt",
+    "predict": "'generate --data_file FILE'",
+    "predictor": "'generate --data_file FILE'",
+    "llama-cli": "'chat', or 'generate' for one prompt",
+    "llama-server": "'serve'",
+    "text-generation-launcher": "'serve'",
+    "app": "'serve', which has a page at /",
+    "web-ui": "'serve', which has a page at /",
+    "merge-lora": "'merge'",
+    "merge_lora": "'merge'",
+    "pull": "'download'",
+    "launch": "'serve'",
+    "run-batch": "'generate --data_file FILE'",
     "deploy": "'serve'",
     "server": "'serve'",
     "api_server": "'serve'",
@@ -36,6 +49,19 @@ ELSEWHERE = {
     "collect-env": "'doctor'",
 }
 """What other engines call a command that penstock has."""
+NOT_YET = {
+    "export": "'--quantization int8' makes a model small while it is read",
+    "export_model": "'--quantization int8' makes a model small while it is read",
+    "quantize": "'--quantization int8' or 'int4' does it while a model is read",
+    "convert": "GGUF files and folders of Hugging Face are read as they are",
+    "bench": "scripts/bench measures in a checkout of the source",
+    "benchmark": "scripts/bench measures in a checkout of the source",
+    "plan": "the start-up table says what is taken and what can grow",
+    "verify": "scripts/test compares the executors in a checkout of the source",
+    "controller": "one process serves, put a load balancer in front of several",
+    "model_worker": "one process serves, put a load balancer in front of several",
+}
+"""Commands that do not exist so far, with what there is instead."""
 
 USAGE = """usage: penstock COMMAND [options]
 
@@ -122,6 +148,8 @@ def _dispatch(args: list[str]) -> int:
 def _command(name: str) -> Command:
     found = ALIASES.get(name, name)
     if found not in COMMANDS:
+        if name in NOT_YET:
+            raise ConfigError(f"'{name}' is not there yet: {NOT_YET[name]}")
         known = ELSEWHERE.get(name)
         hint = f" (did you mean {known}?)" if known else nearest(name, [*COMMANDS, *ALIASES])
         raise ConfigError(f"unknown command '{name}'{hint}; `penstock --help` lists all")

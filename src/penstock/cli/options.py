@@ -15,9 +15,7 @@ from typing import Any
 from penstock.cli.parser import Converter, Parser, json_object, number, size, truth, whole
 from penstock.config import (
     DTYPES,
-    HARMLESS,
     KV_DTYPES,
-    SYNONYMS,
     AdapterConfig,
     CacheConfig,
     ExecutorConfig,
@@ -25,6 +23,7 @@ from penstock.config import (
     SchedulerConfig,
 )
 from penstock.errors import ConfigError
+from penstock.foreign import HARMLESS, ONLY, SYNONYMS
 
 PREFIX = "PENSTOCK_"
 GROUPS: dict[str, type] = {
@@ -79,24 +78,43 @@ METAVARS = {
 SHORT = {"model": "-m", "max_model_len": "-c", "threads": "-t"}
 OTHER_ENGINES = {
     "model": ("model-dir", "hf-repo", "model-tag", "-hf"),
-    "max_model_len": ("ctx-size", "context-length", "max-total-tokens", "max-seq-len"),
+    "max_model_len": (
+        "ctx-size",
+        "context-length",
+        "max-total-tokens",
+        "max-seq-len",
+        "session-len",
+        "total-max-length",
+    ),
     "threads": ("intra-op-threads", "num-cpu-threads", "-th"),
     "quantization": ("quantize", "quant-type", "quant-method"),
     "kv_cache_memory": ("cache-memory",),
-    "memory_utilization": ("mem-fraction-static", "cuda-memory-fraction"),
+    "memory_utilization": (
+        "mem-fraction-static",
+        "cuda-memory-fraction",
+        "cache-max-entry-count",
+        "kv-cache-free-gpu-memory-fraction",
+    ),
     "kv_cache_dtype": ("cache-type-k", "cache-type-v", "-ctk", "-ctv"),
     "max_num_seqs": ("parallel", "max-running-requests", "max-concurrent-requests", "-np"),
     "max_num_batched_tokens": ("max-batch-prefill-tokens", "ubatch-size", "-ub"),
     "prefill_chunk": ("chunked-prefill-size", "long-prefill-token-threshold"),
     "enable_prefix_caching": ("prefix-caching", "cache-prompt"),
-    "chat_template": ("chat-template-file",),
-    "served_model_name": ("alias", "model-name"),
-    "tokenizer": ("tokenizer-path", "tokenizer-name-or-path"),
+    "chat_template": ("chat-template-file", "conv-template"),
+    "served_model_name": ("alias", "model-name", "model-names"),
+    "tokenizer": ("tokenizer-path", "tokenizer-name-or-path", "tiktoken"),
 }
-"""Other engines' flags for the same notions (vLLM's other names are in ``penstock.config.SYNONYMS``)."""
+"""Other engines' flags for the same notions (vLLM's other names are in ``penstock.foreign.SYNONYMS``)."""
 
+SHORTER = {
+    "tensor_parallel_size": ("tp", "tp-size", "num-gpus", "num-shard"), "pipeline_parallel_size": ("pp", "pp-size"),
+    "data_parallel_size": ("dp", "dp-size"), "attn_implementation": ("attn-impl",), "load_in_8bit": ("load-8bit",),
+}  # fmt: skip
 FLAGS_WITHOUT_VALUE = frozenset({
-    "enforce_eager", "disable_log_stats", "enable_chunked_prefill", "use_v2_block_manager",
+    "enforce_eager", "disable_log_stats", "enable_chunked_prefill", "use_v2_block_manager", "enable_expert_parallel",
+    "disable_custom_all_reduce", "async_scheduling", "disable_async_output_proc", "disable_cascade_attn",
+    "use_tqdm_on_load", "disable_sliding_window", "enable_sleep_mode", "enable_prompt_embeds", "load_in_8bit",
+    "load_in_4bit", "low_cpu_mem_usage", "disable_mm_preprocessor_cache",
 })  # fmt: skip
 
 
@@ -107,11 +125,11 @@ def engine_options(parser: Parser, leave_out: Collection[str] = ()) -> None:
         for each in fields(cls):
             if each.name not in leave_out:
                 _add(parser, group, each)
-    for name in sorted(HARMLESS):
+    for name in sorted({*HARMLESS, *ONLY}):
         if name in FLAGS_WITHOUT_VALUE:
-            parser.switch(name, argparse.SUPPRESS)
+            parser.switch(name, argparse.SUPPRESS, synonyms=SHORTER.get(name, ()))
         else:
-            parser.option(name, argparse.SUPPRESS, type=_plain)
+            parser.option(name, argparse.SUPPRESS, type=_plain, synonyms=SHORTER.get(name, ()))
     parser.option("n-gpu-layers", argparse.SUPPRESS, type=_no_gpu, synonyms=("gpu-layers", "-ngl"))
 
 
@@ -141,7 +159,7 @@ def converter(each: Field[Any]) -> Converter:
 def engine_kwargs(args: argparse.Namespace) -> dict[str, Any]:
     """What the flags and the environment say, as keyword arguments of ``LLM`` and ``AsyncLLM``."""
     given = {name: value for name, (value, _) in origins(args).items()}
-    given |= {name: getattr(args, name) for name in HARMLESS if hasattr(args, name)}
+    given |= {name: getattr(args, name) for name in (*HARMLESS, *ONLY) if hasattr(args, name)}
     return given
 
 
@@ -204,7 +222,7 @@ def _plain(text: str) -> int | float | str:
 
 def _no_gpu(text: str) -> int:
     if text not in ("0", "auto"):
-        raise argparse.ArgumentTypeError("this build computes on the CPU, no layers go to a GPU: leave it out")
+        raise argparse.ArgumentTypeError(f"{text}: layers on a GPU are not there yet, use 0, or leave it out")
     return 0
 
 

@@ -20,7 +20,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "admin_api_key": ("admin-api-keys",),
     "allowed_origin": ("allowed-origins", "cors-allow-origin"),
     "allowed_host": ("allowed-hosts", "trusted-host"),
-    "max_requests": ("max-concurrency", "max-concurrent-requests"),
+    "max_requests": ("max-concurrency", "max-concurrent-requests", "limit-worker-concurrency"),
     "max_body": ("payload-limit",),
     "max_header": ("h11-max-incomplete-event-size",),
     "drain_timeout": ("shutdown-timeout",),
@@ -39,8 +39,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 }
 HARMLESS = (
     "validation-workers", "max-stop-sequences", "max-best-of", "max-top-n-tokens", "max-waiting-tokens",
-    "waiting-served-ratio", "max-batch-total-tokens", "cuda-graphs", "usage-stats", "tokenizer-mode", "max-log-len",
-    "max-logprobs", "infer-backend", "log-interval", "owned-by", "response-role", "flash-attn",
+    "waiting-served-ratio", "max-batch-total-tokens", "cuda-graphs", "usage-stats", "max-log-len",
+    "infer-backend", "log-interval", "owned-by", "response-role",
     "chat-template-content-format", "threads-batch", "numa", "cache-reuse", "cache-ram", "threads-http",
     "max-num-partial-prefills", "model-type", "torch-device", "use-hf", "merge-lora", "collect-detailed-traces",
 )  # fmt: skip
@@ -51,27 +51,24 @@ BARE = (
     "kv-unified", "no-warmup", "enable-request-id-headers",
 )  # fmt: skip
 SHORT = {
-    "-fa": "flash-attn",
     "-tb": "threads-batch",
     "-cb": "cont-batching",
     "-cram": "cache-ram",
     "-kvu": "kv-unified",
 }
+FLASH = ("on", "off", "auto")
 ONLY: dict[str, tuple[tuple[str, ...], str]] = {
-    "num-shard": (("1",), "this build runs on one device: use 1, or leave it out"),
-    "tp": (("1",), "this build runs on one device: use 1, or leave it out"),
-    "data-parallel-size": (("1",), "this build runs on one device: use 1, or leave it out"),
-    "load-format": (("auto", "safetensors", "pt", "gguf"), "must be auto: the files say what they are"),
+    "num-beams": (("1",), "beams are asked for by a request: use_beam_search"),
     "sharded": (FALSE, "this build runs on one device: use false, or leave it out"),
-    "scheduling-policy": (("fcfs", "priority"), "must be fcfs or priority: both are on, by each request's priority"),
 }
 REFUSED = {
+    "controller-address": "there is no controller: one process serves, put a load balancer in front of several",
+    "worker-address": "there is no controller: one process serves, put a load balancer in front of several",
+    "metrics-port": "metrics are at /metrics of the same port: leave it out",
     "ssl-keyfile": "penstock speaks plain HTTP: put a reverse proxy with TLS in front",
     "ssl-certfile": "penstock speaks plain HTTP: put a reverse proxy with TLS in front",
     "max-input-length": "prompts are bounded with answers: use --max-model-len",
     "max-input-tokens": "prompts are bounded with answers: use --max-model-len",
-    "rope-scaling": "it belongs to the checkpoint: use --hf-overrides",
-    "rope-theta": "it belongs to the checkpoint: use --hf-overrides",
 }
 TOOL_PARSERS = {
     "hermes": "hermes", "qwen": "hermes", "qwen25": "hermes", "qwen2_5": "hermes", "qwen3": "hermes",
@@ -94,12 +91,14 @@ def other_servers(parser: Parser) -> None:
     for short, name in SHORT.items():
         parser.synonyms(name, (short,))
     for name, (values, why) in ONLY.items():
-        parser.option(name, argparse.SUPPRESS, type=_only(values, why))
+        parser.option(name, argparse.SUPPRESS, type=only(values, why))
     for name, why in REFUSED.items():
-        parser.option(name, argparse.SUPPRESS, type=_only((), why))
+        parser.option(name, argparse.SUPPRESS, type=only((), why))
     parser.option("reasoning-parser", argparse.SUPPRESS, type=thinker, synonyms=("reasoning-format",))
     for name in ("disable-log-requests", "disable-uvicorn-access-log", "log-disable"):
         parser.switch(name, argparse.SUPPRESS)
+    parser.option("flash-attn", argparse.SUPPRESS, bare="on", words=FLASH, synonyms=("-fa",), choices=FLASH)
+    parser.switch("disable-radix-cache", argparse.SUPPRESS)
     parser.switch("json-output", argparse.SUPPRESS, synonyms=("log-json",))
 
 
@@ -112,6 +111,8 @@ def translated(args: argparse.Namespace) -> dict[str, Any]:
         found["log_requests"] = False
     if getattr(args, "disable_uvicorn_access_log", False):
         found["log_requests"] = False
+    if getattr(args, "disable_radix_cache", False):
+        found["enable_prefix_caching"] = False
     if getattr(args, "json_output", False):
         found["log_format"] = "json"
     return found
@@ -133,7 +134,7 @@ def thinker(text: str) -> str:
     return text
 
 
-def _only(values: tuple[str, ...], why: str) -> Callable[[str], str]:
+def only(values: tuple[str, ...], why: str) -> Callable[[str], str]:
     def check(text: str) -> str:
         if text.lower() not in values:
             raise argparse.ArgumentTypeError(why)

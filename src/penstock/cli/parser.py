@@ -36,6 +36,7 @@ class Parser(argparse.ArgumentParser):
         self._synonyms: dict[str, str] = {}
         self.switches: set[str] = set()
         self.bare: dict[str, str] = {}
+        self.words: dict[str, tuple[str, ...]] = {}
         self.add_argument("--debug", action="store_true", help="show tracebacks of errors (env PENSTOCK_DEBUG=1)")
 
     def option(
@@ -47,15 +48,18 @@ class Parser(argparse.ArgumentParser):
         synonyms: Iterable[str] = (),
         group: argparse._ArgumentGroup | None = None,
         bare: str | None = None,
+        words: tuple[str, ...] = (),
         **more: Any,
     ) -> None:
         """``--name`` with a value. ``name`` and ``synonyms`` in either spelling; ``short`` like ``-m``.
 
-        ``bare``: what ``--name`` without ``=value`` means, where it may stand alone.
+        ``bare``: what ``--name`` without ``=value`` means, where it may stand alone; if one of ``words`` follows, that
+        is its value.
         """
         flag = _flag(name)
         if bare is not None:
             self.bare[flag] = bare
+            self.words[flag] = words
         (group or self).add_argument(*((short,) if short else ()), flag, dest=_dest(name), help=help, **more)
         self._learn(flag, synonyms)
 
@@ -122,7 +126,11 @@ class Parser(argparse.ArgumentParser):
             if flag is None:
                 out.append(arg)
             elif flag in self.bare and not equals:
-                out.append(f"{flag}={self.bare[flag]}")
+                following = argv[index + 1].lower() if index + 1 < len(argv) else ""
+                known = following in self.words[flag]
+                if known:
+                    next(rest)
+                out.append(f"{flag}={following if known else self.bare[flag]}")
             elif flag in self.switches and not equals:
                 following = argv[index + 1].lower() if index + 1 < len(argv) else ""
                 if following in ("true", "false"):

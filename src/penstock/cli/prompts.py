@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     return [_stdin()]
 
 
-def encode(llm: LLM, text: str, *, chat: bool = False, system: str | None = None) -> Prompt:
+def encode(llm: LLM, text: str, *, chat: bool = False, system: str | None = None, bounded: bool = True) -> Prompt:
     """Token ids of a prompt: plain, as one user message of a chat, or as written where there is no tokenizer."""
     if chat or system is not None:
         from penstock.chat import render
@@ -38,7 +39,14 @@ def encode(llm: LLM, text: str, *, chat: bool = False, system: str | None = None
         return render(llm.model, [*messages, {"role": "user", "content": text}])
     if llm.model.tokenizer is None:
         return llm.frontend.encode(token_ids(text))
-    return llm.frontend.encode(text)
+    return llm.frontend.encode(text, bounded=bounded)
+
+
+def shortened(prompt: Prompt, most: int) -> Prompt:
+    """``prompt`` with its last ``most`` tokens only. Raises ``ConfigError`` if that is none."""
+    if most < 1:
+        raise ConfigError(f"--src-length must be at least 1, got {most}")
+    return replace(prompt, token_ids=prompt.token_ids[-most:])
 
 
 def token_ids(text: str) -> list[int]:
@@ -64,6 +72,12 @@ def read_file(name: str, what: str = "the prompt file") -> str:
             return _trim(file.read(MAX_PROMPT_BYTES + 1), name)
     except OSError as error:
         raise ConfigError(f"cannot read {what} {name}: {error.strerror}") from None
+
+
+def unescaped(text: str) -> str:
+    """``\\n``, ``\\t``, ``\\r``, ``\\\\`` and quotes, as llama.cpp reads them; other backslashes stay."""
+    known = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
+    return re.sub(r"\\([ntr\\'\"])", lambda found: known[found[1]], text)
 
 
 def _trim(content: bytes, name: str) -> str:

@@ -20,12 +20,13 @@ _numbers = itertools.count()
 
 
 def stream(
-    llm: LLM, prompt: Prompt, params: SamplingParams, stopped: Callable[[], bool] = lambda: False
-) -> Iterator[RequestOutput]:
+    llm: LLM, prompt: Prompt, params: SamplingParams, stopped: Callable[[], bool] = lambda: False,
+    adapter: str | None = None,
+) -> Iterator[RequestOutput]:  # fmt: skip
     """Outputs with what is new, until the answer ends or ``stopped()`` says so: then the last one says ``abort``."""
     request_id = f"cli-{next(_numbers)}"
     frontend = llm.frontend
-    frontend.add(request_id, prompt, replace(params, output_kind=RequestOutputKind.DELTA))
+    frontend.add(request_id, prompt, replace(params, output_kind=RequestOutputKind.DELTA), adapter=adapter)
     finished = False
     try:
         while not finished:
@@ -43,7 +44,9 @@ def stream(
         frontend.cancel(request_id)
 
 
-def run_all(llm: LLM, prompts: Sequence[Prompt], params: Sequence[SamplingParams]) -> Iterator[RequestOutput]:
+def run_all(
+    llm: LLM, prompts: Sequence[Prompt], params: Sequence[SamplingParams], adapter: str | None = None
+) -> Iterator[RequestOutput]:
     """Finished outputs in the order of ``prompts``, which are computed together."""
     frontend = llm.frontend
     order = [f"cli-{next(_numbers)}" for _ in prompts]
@@ -54,7 +57,7 @@ def run_all(llm: LLM, prompts: Sequence[Prompt], params: Sequence[SamplingParams
             while request_id not in done:
                 room = max(0, AT_ONCE - frontend.num_live)
                 for name, prompt, each in itertools.islice(waiting, room):
-                    frontend.add(name, prompt, replace(each, output_kind=RequestOutputKind.FINAL_ONLY))
+                    frontend.add(name, prompt, replace(each, output_kind=RequestOutputKind.FINAL_ONLY), adapter=adapter)
                 for output in frontend.step():
                     _raise(output)
                     done[output.request_id] = output

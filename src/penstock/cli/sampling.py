@@ -26,14 +26,20 @@ OPTIONS: dict[str, Row] = {
     "stop": ("end before this text; may be repeated", str, ("stop-strings", "reverse-prompt", "-r")),
     "stop_token_ids": ("end after this token; may be repeated", whole, ("stop-token-id",)),
     "min_tokens": ("least tokens of an answer (default: 0)", whole, ("min-new-tokens",)),
+    "num_beams": ("beam search with N beams, best answers first", whole, ("beam-size",)),
+    "length_penalty": ("of beam search: above 0 favours long answers (default: 1)", number, ()),
     "logprobs": ("also the N most likely tokens at each place (with --json)", whole, ("n-probs",)),
 }
 REPEATED = ("stop", "stop_token_ids")
 SWITCHES = {
     "ignore_eos": ("go on after the model's end token", ()),
     "skip_special_tokens": ("leave control tokens out of the text (default: on)", ()),
+    "early_stopping": ("of beam search: end as soon as there are enough answers", ()),
     "do_sample": ("Hugging Face's switch: false is greedy, whatever the temperature", ()),
 }
+
+
+BEAMS = ("num_beams", "length_penalty", "early_stopping")
 
 
 def sampling_options(parser: Parser, *, leave_out: tuple[str, ...] = ()) -> None:
@@ -49,6 +55,8 @@ def sampling_options(parser: Parser, *, leave_out: tuple[str, ...] = ()) -> None
             short="-n" if name == "max_tokens" else None, **more,
         )  # fmt: skip
     for name, (text, synonyms) in SWITCHES.items():
+        if name in leave_out:
+            continue
         parser.switch(name, text, group=group, synonyms=synonyms)
 
 
@@ -63,11 +71,18 @@ def check(args: argparse.Namespace) -> None:
     from penstock.sampling_defaults import from_hf
     from penstock.types import SamplingParams
 
-    from_hf(given(args), replace(SamplingParams(), max_tokens=None))
+    from_hf(_drawn(given(args)), replace(SamplingParams(), max_tokens=None))
 
 
 def params(args: argparse.Namespace, defaults: SamplingParams, max_tokens: int | None) -> SamplingParams:
     """The given options over the checkpoint's ``defaults``, with ``max_tokens`` unless an option says otherwise."""
     from penstock.sampling_defaults import from_hf
 
-    return from_hf(given(args), replace(defaults, max_tokens=max_tokens))
+    return from_hf(_drawn(given(args)), replace(defaults, max_tokens=max_tokens))
+
+
+def _drawn(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what beam search has no use for, if ``do_sample`` says that nothing is drawn."""
+    if values.get("num_beams", 1) > 1 and values.get("do_sample") is False:
+        return {name: value for name, value in values.items() if name not in ("temperature", "top_p", "top_k", "min_p")}
+    return values

@@ -18,8 +18,8 @@ from penstock.cli.options import OTHER_ENGINES, engine_kwargs, engine_options
 from penstock.cli.other_servers import other_servers, tool_parser, translated
 from penstock.cli.parser import Converter, Parser, number, port_number, size, truth, whole
 from penstock.cli.terminal import note
-from penstock.config import SYNONYMS
 from penstock.errors import ConfigError
+from penstock.foreign import SYNONYMS
 from penstock.server.options import TOOL_FORMATS, ServerOptions
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def parser() -> Parser:
     made.option("log_level", f"one of {', '.join(LEVELS)} (default: info)", group=group, choices=LEVELS,
                 synonyms=("uvicorn-log-level",), metavar="LEVEL")  # fmt: skip
     made.switch("quiet", "no start-up table, no progress", short="-q", group=group)
-    sampling.sampling_options(made, leave_out=("seed", "n", "logprobs"))
+    sampling.sampling_options(made, leave_out=("seed", "n", "logprobs", *sampling.BEAMS))
     engine_options(made, leave_out=("model", "served_model_name"))
     made.option("served_model_name", "name under which the model is served (default: as given to --model); further "
                 "ones are aliases", group=group, synonyms=OTHER_ENGINES["served_model_name"], nargs="+",

@@ -44,12 +44,14 @@ class ExecutorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes: ``weights`` and ``workspace`` taken, ``kv_reserved`` as address space, ``kv_used`` touched so far."""
+    """Bytes: ``weights`` and ``workspace`` taken, ``kv_reserved`` as address space, ``kv_used`` touched so far;
+    ``workspace_reserved`` is what the workspace may grow to."""
 
     weights: int
     workspace: int
     kv_reserved: int
     kv_used: int
+    workspace_reserved: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from penstock.async_llm import AsyncLLM
 from penstock.chat import render
-from penstock.errors import ContextLengthError, RequestError
+from penstock.errors import RequestError
 from penstock.frontend import Prompt
 from penstock.types import Message
 
@@ -41,7 +41,7 @@ async def encode_prompts(
         for prompt in prompts:
             if isinstance(prompt, str):
                 check_length(llm, prompt, truncation)
-            encoded = llm.frontend.encode(prompt, add_special_tokens=add_special_tokens)
+            encoded = llm.frontend.encode(prompt, add_special_tokens=add_special_tokens, bounded=truncation is None)
             found.append(truncate(encoded, truncation))
         return found
 
@@ -86,15 +86,8 @@ async def render_chat(
 
 def check_length(llm: AsyncLLM, text: str, truncation: Truncation | None = None, param: str = "prompt") -> None:
     """Refuse a text that cannot fit however it is cut into tokens, before time is spent on cutting it."""
-    longest = llm.model.max_model_len
-    if truncation is not None or len(text) <= 8 * longest or llm.model.tokenizer is None:
-        return
-    least = len(text) // llm.model.tokenizer.longest_token
-    if least > longest:
-        raise ContextLengthError(
-            f"the prompt has {len(text)} characters, at least {least} tokens, but the context is {longest}: shorten it",
-            param,
-        )
+    if truncation is None:
+        llm.frontend.check_length(text, param)
 
 
 def truncate(prompt: Prompt, truncation: Truncation | None) -> Prompt:

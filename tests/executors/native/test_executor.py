@@ -38,7 +38,7 @@ def test_info_says_what_was_resolved() -> None:
     ("wish", "says"),
     [
         ({"isa": "nonsense"}, "nonsense: no such instruction set; possible here: generic"),
-        ({"compute": "f16"}, "auto, float32 or bfloat16"),
+        ({"compute": "i4"}, "auto, float32 or bfloat16"),
         ({"compute": "bf16", "isa": "generic"}, "no bfloat16 dot product"),
         ({"mode": "eager"}, "static or dynamic"),
         ({"threads": 5000}, "1024"),

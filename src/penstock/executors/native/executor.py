@@ -23,6 +23,7 @@ from penstock.executors.native.extension import extension
 from penstock.executors.native.lower import Loaded, Lora, Lowered, check_supported, lower
 from penstock.executors.native.weights import resolve_arithmetic, take
 from penstock.models.passes.fuse import fuse
+from penstock.models.passes.memory import plan_memory
 from penstock.models.program import Program
 from penstock.types import F32, I64, Batch, StepOutput
 
@@ -80,7 +81,8 @@ class NativeExecutor:
         core = self._open()
         workspace = sum(low.plan.workspace_bytes for low in (self._static, self._dynamic) if low is not None)
         workspace += self._adapters.workspace
-        return Memory(core.weight_bytes, workspace, core.kv_reserved, core.kv_used)
+        planned = plan_memory(self.program).nbytes(self.limits.max_tokens, self.limits.max_logits_rows)
+        return Memory(core.weight_bytes, workspace, core.kv_reserved, core.kv_used, max(planned, workspace))
 
     def load(self, weights: WeightStream) -> None:
         """Take every weight once, packing it for this CPU. ``CheckpointError`` names what is missing or wrong."""

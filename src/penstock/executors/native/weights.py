@@ -40,14 +40,15 @@ class Arithmetic:
 
 def resolve_arithmetic(compute: str, activation: str, isa: str) -> Arithmetic:
     """From the wishes ``dtype`` and ``activation``. Raises ``ConfigError`` for what cannot be."""
-    if compute not in ("auto", "f32", "bf16"):
+    if compute not in ("auto", "f32", "f16", "bf16"):
         raise ConfigError(f"dtype {compute} is not what the native executor computes in; use auto, float32 or bfloat16")
     if compute == "bf16" and isa not in BF16_ISAS:
         raise ConfigError(f"dtype bfloat16: {isa} has no bfloat16 dot product; use auto or float32")
     if activation not in ACTIVATIONS:
         raise ConfigError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     automatic = activation == "auto" and compute != "f32" and isa in INT8_ISAS
-    return Arithmetic(compute != "f32" and isa in BF16_ISAS, activation == "int8" or automatic)
+    # float32 holds all that float16 does, and no CPU here is faster at the latter
+    return Arithmetic(compute in ("auto", "bf16") and isa in BF16_ISAS, activation == "int8" or automatic)
 
 
 def take(core: Any, spec: WeightSpec, data: WeightData, arithmetic: Arithmetic) -> Loaded:

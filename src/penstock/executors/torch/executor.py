@@ -39,7 +39,7 @@ class TorchExecutor:
         self, program: Program, limits: Limits, *, compute: str = "auto", threads: int = 0, isa: str | None = None,
         mode: str = "dynamic", activation: str = "auto",
     ) -> None:  # fmt: skip
-        if compute not in ("auto", "f32"):
+        if compute not in ("auto", "f32", "f16"):
             raise ConfigError(f"the torch executor on the CPU computes in float32 only, not {compute}: dtype=float32")
         if activation not in ("auto", "float"):
             raise ConfigError(f"the torch executor keeps inputs in float, not {activation}: use activation=float")
