@@ -263,6 +263,8 @@ def _tokenizer(config: Config, checkpoint: Checkpoint) -> Tokenizer:
 
         metadata = None if named else getattr(checkpoint.weights, "metadata", None)
         return Tokenizer.from_gguf(read_metadata(file) if metadata is None else metadata, source=str(file))
+    if named is not None and named.is_file():  # one file of a folder, such as qwen.tiktoken
+        return Tokenizer.from_folder(named.parent, mode="tiktoken" if named.suffix == ".tiktoken" else "auto")
     return Tokenizer.from_folder(named or checkpoint.path)
 
 

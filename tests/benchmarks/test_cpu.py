@@ -125,7 +125,7 @@ def test_the_probe_measures_this_machine() -> None:
 
 
 def test_messages_that_are_kept_have_no_folders() -> None:
-    assert shortened("cannot open /home/me/models/x-1.gguf:\n no such file") == "cannot open x-1.gguf: no such file"
+    assert shortened("cannot open /srv/models/x-1.gguf:\n no such file") == "cannot open x-1.gguf: no such file"
     assert shortened("2 / 3 of a/b") == "2 / 3 of a/b"
     assert len(shortened("x " * 400)) == 300
 
