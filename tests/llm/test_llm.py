@@ -301,3 +301,10 @@ def test_half_precision_is_computed_in_float32(checkpoint: Path, llm: LLM) -> No
         assert tokens(half, "hello world") == tokens(llm, "hello world")
         assert "f32 arithmetic" in half.model.resolved["executor"]
         assert "workspace up to" in half.model.resolved["memory that can grow"]
+
+
+def test_a_tokenizer_may_be_one_file(checkpoint: Path, llm: LLM) -> None:
+    with LLM(checkpoint, tokenizer=checkpoint / "tokenizer.json", **OPTIONS) as other:
+        assert other.get_tokenizer().encode("hello") == llm.get_tokenizer().encode("hello")
+    with pytest.raises(CheckpointError, match="absent"):
+        LLM(checkpoint, tokenizer=checkpoint / "absent.tiktoken", **OPTIONS)
