@@ -45,6 +45,9 @@ def _english(rng: random.Random, text: str) -> str:
 
 
 def _chinese(rng: random.Random, text: str) -> str:
+    if rng.random() < 0.12:
+        asked = next((word for word in ("是什么", "是多少", "有多少", "怎么", "为什么") if word in text), "")
+        text = text.replace(asked, rng.choice(("究竟", "到底")) + asked) if asked else text
     if rng.random() < 0.28 and len(text) > 3:
         text = rng.choice(ZH_LEAD) + text
     if text.endswith("?"):

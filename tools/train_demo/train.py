@@ -52,7 +52,7 @@ class Phase:
 
 
 FIRST = Phase(steps=1700, stop=1460, scale=1.0, flat=0.6, warm=50)
-SECOND = Phase(steps=470, stop=470, scale=0.4, flat=0.1, warm=15)
+SECOND = Phase(steps=900, stop=900, scale=0.4, flat=0.1, warm=15)
 
 
 def loss_of(model: Llama, run: Callable[[Tensor, Tensor], Tensor], batch: Batch) -> Tensor:
