@@ -19,12 +19,18 @@ TRANSPORT = "penstock.transport"
 def protocol(options: ServerOptions) -> type[H11Protocol]:
     """A protocol class bound to ``options``."""
 
+    refused: set[asyncio.Transport] = set()
+
     class Bounded(H11Protocol):
         _waiting: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             if len(self.connections) >= options.max_connections:
-                transport.set_protocol(_Refusal(transport))
+                if len(refused) >= options.max_connections // 4:  # not even to be told
+                    transport.set_protocol(asyncio.Protocol())
+                    transport.abort()
+                    return
+                transport.set_protocol(_Refusal(transport, refused))
                 self.loop.call_later(1.0, transport.abort)
                 return
             super().connection_made(transport)
@@ -64,8 +70,13 @@ def protocol(options: ServerOptions) -> type[H11Protocol]:
 class _Refusal(asyncio.Protocol):
     """Waits for the request before it refuses: closing a socket with unread data would reset it, answer and all."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, refused: set[asyncio.Transport]) -> None:
         self._transport = transport
+        self._refused = refused
+        refused.add(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._refused.discard(self._transport)
 
     def data_received(self, data: bytes) -> None:
         if not self._transport.is_closing():

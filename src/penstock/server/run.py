@@ -20,6 +20,7 @@ from penstock.assemble import LoadProgress
 from penstock.async_llm import AsyncLLM
 from penstock.errors import ConfigError
 from penstock.server.app import build
+from penstock.server.descriptors import Loop, backlog, with_room
 from penstock.server.library import Library
 from penstock.server.options import ServerOptions, split
 from penstock.server.protocol import protocol
@@ -46,6 +47,7 @@ def serve(
     taken; without it, one line is printed. Raises ``ConfigError`` when the port is taken.
     """
     mine, engine = split(options)
+    mine = with_room(mine)
     listener = bind(mine.host, mine.port)
     models: dict[str, AsyncLLM] = {}
     state: State | None = None
@@ -84,14 +86,9 @@ def load(models: dict[str, AsyncLLM], engine: Mapping[str, Any], progress: LoadP
         models[name] = AsyncLLM(place, progress=progress, **{**rest, "served_model_name": name})
 
 
-class _Loop(asyncio.SelectorEventLoop):
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        """Waits for nobody: a thread may be cutting a long text or loading a model for a client who is gone."""
-
-
 def run_until_done(work: Coroutine[Any, Any, T]) -> T:
     """As ``asyncio.run``, but helper threads that are still busy at the end do not hold it up."""
-    with asyncio.Runner(loop_factory=_Loop) as runner:
+    with asyncio.Runner(loop_factory=Loop) as runner:
         return runner.run(work)
 
 
@@ -114,7 +111,7 @@ def make_server(state: State, ready: Callable[[], None] = lambda: None) -> Drain
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=2048,
+        backlog=backlog(),
         timeout_keep_alive=int(options.keep_alive) or 1,
         timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=options.max_header,
