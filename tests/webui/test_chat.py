@@ -44,7 +44,7 @@ def test_a_first_chat(opened, language, words):
     answer = answered(page)
     assert words["answer"] in answer.inner_text()
     figures = answer.locator("[data-figures]").inner_text()
-    assert words["speed"] in figures and re.search(r"\d+ ms", figures) and "%" in figures
+    assert words["speed"] in figures and re.search(r"\d m?s\b", figures) and "%" in figures
     assert re.search(r"\d+ / 1,024", page.inner_text(".meter"))
     assert page.locator(".entry.on").inner_text().startswith(words["question"][:10])
     assert "#/c/" in page.url

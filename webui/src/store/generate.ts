@@ -138,7 +138,12 @@ class Work {
   }
 }
 
-/** Tokens a second after the first one; null when there is too little to tell. */
+/** Milliseconds below which tokens come several in one piece, and the time between pieces says nothing. */
+const SHORTEST = 50;
+
+/** Tokens a second after the first one; of a very short answer, since the question. Null when there is too little to tell. */
 export function speed(stats: Stats): number | null {
-  return stats.completion > 1 && stats.duration > 0 ? ((stats.completion - 1) / stats.duration) * 1000 : null;
+  if (stats.completion < 2 || stats.ttft === null) return null;
+  if (stats.duration >= SHORTEST) return ((stats.completion - 1) / stats.duration) * 1000;
+  return (stats.completion / (stats.ttft + stats.duration)) * 1000;
 }

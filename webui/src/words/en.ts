@@ -74,7 +74,7 @@ export const en = {
   endedByLength: "Stopped at the max length",
   endedByYou: "Stopped by you",
   perSecond: "tokens/s",
-  tokens: (count: string) => `${count} tokens`,
+  tokens: (count: string) => (count === "1" ? "1 token" : `${count} tokens`),
   ttft: "first token",
   context: "context",
   contextUsed: (used: string, total: string) => `${used} of ${total} tokens of context`,
