@@ -23,6 +23,7 @@ from penstock.models.program import WeightSpec
 from penstock.models.registry import resolve
 from penstock.quant.formats import BLOCKS
 from penstock.quant.onthefly import Convert, converter, error_of
+from penstock.quant.rounding import rounded
 from penstock.quant.scheme import WeightData
 from tests.harness import Runner, executor_class, limits
 from tests.helpers import shared
@@ -41,6 +42,14 @@ def blocks(kind: str) -> Convert:
         return WeightData(kind, data.shape, {"blocks": raw})
 
     return convert
+
+
+def bytes_of(data: WeightData) -> int:
+    """As an executor packs them: scales and zero points in float16 where that holds them."""
+    half = all(
+        np.array_equal(a, a.astype(np.float16)) for role, a in data.arrays.items() if role in ("scales", "zeros")
+    )
+    return sum(a.nbytes // (2 if half and role in ("scales", "zeros") else 1) for role, a in data.arrays.items())
 
 
 class Measured:
@@ -62,10 +71,10 @@ class Measured:
         self, stream: Iterator[tuple[WeightSpec, WeightData]], convert: Convert | None
     ) -> Iterator[tuple[WeightSpec, WeightData]]:
         for spec, data in stream:
-            made = data if convert is None else convert(spec, data)
+            made = data if convert is None else rounded(convert(spec, data))
             if made is not data:
                 self.errors.append(error_of(data, made))
-                self.nbytes += made.nbytes
+                self.nbytes += bytes_of(made)
                 self.numbers += int(np.prod(made.shape))
             yield spec, made
 

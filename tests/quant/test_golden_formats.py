@@ -16,7 +16,7 @@ from penstock.models.registry import resolve
 from penstock.quant.dequantise import dequantise
 from penstock.quant.formats import check
 from penstock.quant.scheme import WeightData
-from tests.harness import open_runner
+from tests.harness import EXECUTORS, open_runner
 from tests.helpers import golden
 
 FORMATS = {
@@ -63,10 +63,11 @@ def test_numbers_are_those_of_the_writer_to_the_bit(name: str) -> None:
     assert found == {module: facts["sha256"] for module, facts in expected.items()}
 
 
+@pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("name", FORMATS)
-def test_logits_and_tokens(name: str) -> None:
+def test_logits_and_tokens(name: str, executor: str) -> None:
     arrays = np.load(golden(name) / "golden.npz")
-    with open_runner(golden(name) / "ckpt") as runner:
+    with open_runner(golden(name) / "ckpt", executor) as runner:
         for prompt in ("p0", "p1", "p2"):
             ids = arrays[f"{prompt}_ids"]
             assert np.abs(runner.prefill(ids) - arrays[f"{prompt}_logits"]).max() < 1e-4

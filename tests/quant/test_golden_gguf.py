@@ -1,4 +1,4 @@
-"""Every GGUF file of the reference data on the plain executor, and its blocks against the reference's numbers."""
+"""Every GGUF file of the reference data on both executors, and its blocks against the reference's numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from penstock.models.registry import resolve
 from penstock.quant.dequantise import dequantise
 from penstock.quant.formats import BLOCKS, DENSE, check
 from penstock.quant.scheme import WeightData
-from tests.harness import open_runner
+from tests.harness import EXECUTORS, open_runner
 from tests.helpers import golden
 
 FILES = [("gguf_llama", name) for name in (
@@ -43,10 +43,11 @@ def test_any_blocks_are_what_the_library_says(kind: str) -> None:
     assert np.array_equal(found, expected, equal_nan=True)
 
 
+@pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize(("folder", "name"), FILES)
-def test_logits_and_tokens(folder: str, name: str) -> None:
+def test_logits_and_tokens(folder: str, name: str, executor: str) -> None:
     arrays = np.load(golden(folder) / "golden.npz")
-    with open_runner(golden(folder) / f"{name}.gguf") as runner:
+    with open_runner(golden(folder) / f"{name}.gguf", executor) as runner:
         for prompt in ("p0", "p1", "p2"):
             assert np.abs(runner.prefill(arrays[f"{prompt}_ids"]) - arrays[f"{name}_{prompt}_logits"]).max() < 1e-4
         assert runner.greedy(arrays["p1_ids"], 24) == arrays[f"{name}_p1_greedy"].tolist()
