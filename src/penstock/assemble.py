@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from penstock.aside import Aside
 from penstock.config import DTYPES, KV_DTYPES, Config
 from penstock.errors import CheckpointError, ConfigError
 from penstock.memory import available_memory, human_bytes
@@ -97,11 +98,17 @@ def _model(config: Config, checkpoint: Checkpoint, report: LoadProgress) -> Mode
     program = build(architecture)
     quantisation = detect(settings, checkpoint.weights, config.model.quantization)
     limits, max_model_len = _limits(config, architecture, program, _stored_dtype(settings, checkpoint))
-    tokenizer = None if config.model.skip_tokenizer_init else _tokenizer(config, checkpoint)
-    eos_ids = _eos_ids(tokenizer, checkpoint.generation_config, settings, family, architecture.vocab_size)
     executor = _executor(config, program, limits)
     try:
-        _load(executor, checkpoint, rules, quantisation, report)
+        with Aside(partial(_tokenizer, config, checkpoint)) as tokenizing:  # packing leaves Python idle
+
+            def watching(phase: str, done: int, total: int) -> None:
+                tokenizing.check()
+                report(phase, done, total)
+
+            _load(executor, checkpoint, rules, quantisation, watching)
+            tokenizer = tokenizing.result()
+        eos_ids = _eos_ids(tokenizer, checkpoint.generation_config, settings, family, architecture.vocab_size)
         engine = _engine(config, executor, architecture, max_model_len, eos_ids)
         adapters = _adapters(config, engine, architecture, settings)
     except BaseException:
@@ -252,8 +259,10 @@ def _stored_dtype(settings: Mapping[str, Any], checkpoint: Checkpoint) -> str:
     return {"float16": "f16", "bfloat16": "bf16", **quantised}.get(most, "f32")
 
 
-def _tokenizer(config: Config, checkpoint: Checkpoint) -> Tokenizer:
+def _tokenizer(config: Config, checkpoint: Checkpoint) -> Tokenizer | None:
     """The tokenizer that was named, else the checkpoint's own: in its folder, or inside a GGUF file."""
+    if config.model.skip_tokenizer_init:
+        return None
     from penstock.text.tokenizer import Tokenizer
 
     named = Path(config.model.tokenizer) if config.model.tokenizer else None

@@ -1,0 +1,32 @@
+"""Something made in a thread of its own, while the caller waits for what needs no Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, Self, TypeVar
+
+T = TypeVar("T")
+
+
+class Aside(Generic[T]):
+    """``make`` runs at once; :meth:`result` waits for it. Leaving the context waits, too."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._pool = ThreadPoolExecutor(1, "penstock-aside")
+        self._future = self._pool.submit(make)
+
+    def result(self) -> T:
+        """What was made, or what ``make`` raised."""
+        return self._future.result()
+
+    def check(self) -> None:
+        """Raise what ``make`` raised, if it did so already: nobody wants to wait for the rest first."""
+        if self._future.done():
+            self._future.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown()

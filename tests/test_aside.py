@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from penstock.aside import Aside
+
+
+def test_made_while_the_caller_goes_on() -> None:
+    go = threading.Event()
+    with Aside(lambda: go.wait(60)) as aside:
+        aside.check()  # nothing to say yet
+        go.set()
+        assert aside.result()
+
+
+def test_errors_come_as_soon_as_asked() -> None:
+    def fail() -> None:
+        raise ValueError("no tokenizer")
+
+    with Aside(fail) as aside:
+        with pytest.raises(ValueError, match="no tokenizer"):
+            aside.result()
+        with pytest.raises(ValueError, match="no tokenizer"):
+            aside.check()
