@@ -145,3 +145,12 @@ def test_chatglm_with_a_prefix_inside_is_refused() -> None:
         read("chatglm", pre_seq_len=128)
     assert read("chatglm", pre_seq_len=None, prefix_projection=False) == read("chatglm")
     assert attention(read("chatglm2", multi_query_attention=False)).kv_heads == 6
+
+
+def test_of_families_that_are_equally_near_the_plainest_is_named() -> None:
+    config = {
+        "model_type": "olmo", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 64, "hidden_act": "silu",
+    }  # fmt: skip
+    with pytest.raises(UnsupportedError, match="most like 'llama'"):
+        resolve(config)

@@ -62,6 +62,8 @@ CLASSES: dict[str, str] = {
 }
 """Class in ``architectures`` -> model_type, for configurations without a model_type."""
 
+ALIKE = 0.6
+
 
 def resolve(config: Mapping[str, Any]) -> Family:
     """The family of ``config``. Raises ``UnsupportedError`` naming the nearest one and how it differs."""
@@ -87,21 +89,23 @@ def family(file: str) -> Family:
 
 def _unknown(name: str, config: Mapping[str, Any]) -> str:
     """Try every family on the configuration; the one that leaves least unread is the nearest."""
-    best: tuple[int, float, str, str] | None = None
+    best: tuple[int, float, bool, str, str] | None = None
     for file in sorted(set(FILES.values())):
         differences = _differences(family(file), config)
         if differences is None:
             continue
         likeness = max(difflib.SequenceMatcher(None, name, known).ratio() for known in family(file).model_types)
-        entry = (len(differences), -likeness, file, ", ".join(differences[:12]))
+        # Names that are hardly alike say nothing; of equals the plainest network is the likeliest.
+        alike = likeness if likeness >= ALIKE else 0.0
+        entry = (len(differences), -alike, file != "llama", file, ", ".join(differences[:12]))
         best = entry if best is None else min(best, entry)
     known = f"known families: {', '.join(sorted(FILES))}"
-    if best is None or (best[0] > 8 and best[1] > -0.6):
+    if best is None or (best[0] > 8 and best[1] > -ALIKE):
         return f"model_type '{name}' is not supported; {known}"
-    differs = f"but it differs in {best[3]}" if best[0] else "whose fields it has, no more and no less"
+    differs = f"but it differs in {best[4]}" if best[0] else "whose fields it has, no more and no less"
     return (
-        f"model_type '{name}' is not supported. Its config reads most like '{best[2]}', {differs}. "
-        f"If the network is the same, try hf_overrides={{'model_type': '{best[2]}'}}; {known}"
+        f"model_type '{name}' is not supported. Its config reads most like '{best[3]}', {differs}. "
+        f"If the network is the same, try hf_overrides={{'model_type': '{best[3]}'}}; {known}"
     )
 
 
