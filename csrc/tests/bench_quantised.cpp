@@ -2,16 +2,16 @@
 // thread may reach: reading memory, byte dot products, and a plain tile of
 // nibbles without anything around it. Best of many short calls, interleaved.
 //   bench_quantised          a glance
-//   bench_quantised full     weights larger than the caches
+//   bench_quantised full [kind] [rows]   weights larger than the caches; of kinds whose name has this in it
 #if defined(__x86_64__)
 #pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 warns of its own intrinsics
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 #endif
 #include <sys/mman.h>
+#include <time.h>
 
 #include <algorithm>
-#include <chrono>
 
 #include "formats/pack.h"
 #include "support.h"
@@ -21,7 +21,12 @@ using namespace penstock::test;
 
 namespace {
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+// Of this thread: other processes take their turns.
+double now() {
+    timespec t{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
 
 volatile double sink;
 
@@ -92,6 +97,7 @@ int main(int argc, char** argv) {
         {"fp8 float", quant(CodeKind::e4m3, ScaleKind::f32, ZeroKind::constant, 128, k), Act::f32},
     };
     const std::string only = argc > 2 ? argv[2] : "";
+    const int64_t only_rows = argc > 3 ? std::atoi(argv[3]) : 0;
     const int64_t size = (int64_t{n} * k * 5 / 4 + (2 << 20)) * layers;
     auto* data = static_cast<std::byte*>(
         mmap(nullptr, static_cast<size_t>(size), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
@@ -109,7 +115,9 @@ int main(int argc, char** argv) {
     for (const Kind& kind : kinds) {
         if (!only.empty() && std::string(kind.name).find(only) == std::string::npos) continue;
         for (int64_t m : full ? std::vector<int64_t>{1, 2, 4, 8, 16, 32, 128, 512} : std::vector<int64_t>{1, 16}) {
-            const int64_t columns = m < 16 ? n : std::min<int64_t>(n, 512), tile = quant_tile_bytes(kind.q);
+            if (only_rows > 0 && m != only_rows) continue;
+            const int64_t columns = m < 16 ? n : std::min<int64_t>(n, m < 128 ? 1024 : 2048),
+                          tile = quant_tile_bytes(kind.q);
             lines.push_back(
                 {std::string(kind.name) + " rows " + std::to_string(m), static_cast<double>(columns / 16 * tile),
                  2.0 * static_cast<double>(m * columns * k), [&, m, columns, tile](int64_t layer) {
@@ -144,7 +152,7 @@ int main(int argc, char** argv) {
         }
 #endif
         for (Line& line : lines)
-            for (int64_t layer = 0; layer < layers; layer++) {
+            for (int64_t layer = 0; layer < (line.ops > 1e9 ? 1 : layers); layer++) {
                 const double start = now();
                 line.call(layer);
                 line.seconds = std::min(line.seconds, now() - start);
