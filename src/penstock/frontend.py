@@ -86,7 +86,10 @@ class _Live:
 
     @property
     def done(self) -> bool:
-        return all(a.finish_reason is not None for a in self.answers[: self.request.num_answers])
+        answers = self.answers
+        if len(answers) == 1:  # nearly every request; called at each token
+            return answers[0].finish_reason is not None
+        return all(a.finish_reason is not None for a in answers[: self.request.num_answers])
 
 
 class Frontend:
@@ -200,18 +203,21 @@ class Frontend:
     def step(self) -> list[RequestOutput]:
         """One engine step, and what every request concerned has to show for it."""
         touched: dict[str, _Live] = {}
+        known = self._live
         for update in self.engine.step():
-            live = self._live.get(update.request.request_id)
+            request_id = update.request.request_id
+            live = known.get(request_id)
             if live is not None:
                 self._apply(live, update)
-                touched[update.request.request_id] = live
+                touched[request_id] = live
         outputs = []
         for request_id, live in touched.items():
-            if live.done:
-                del self._live[request_id]
+            done = live.done
+            if done:
+                del known[request_id]
             elif live.params.output_kind is RequestOutputKind.FINAL_ONLY:
                 continue
-            outputs.append(self._output(live))
+            outputs.append(self._output(live, done))
         return outputs
 
     def cancel(self, request_id: str) -> RequestOutput | None:
@@ -223,7 +229,7 @@ class Frontend:
         for answer in live.answers:
             if answer.finish_reason is None:
                 self._close(answer, "abort", None)
-        return self._output(live)
+        return self._output(live, live.done)
 
     @property
     def num_live(self) -> int:
@@ -244,9 +250,10 @@ class Frontend:
         answer, params = live.answers[update.index], live.params
         if answer.finish_reason is not None:
             return
-        live.error = live.error or update.error
+        if update.error is not None and live.error is None:
+            live.error = update.error
         live.pooled = update.pooled
-        answer.token_ids.extend(update.token_ids)
+        answer.token_ids += update.token_ids
         for score in update.scores:
             answer.cumulative_logprob += score.logprob
             if params.logprobs is not None:
@@ -275,22 +282,23 @@ class Frontend:
                 answer.text += answer.checker.finish()
         answer.finish_reason, answer.stop_reason = reason, stop_reason
 
-    def _output(self, live: _Live) -> RequestOutput:
+    def _output(self, live: _Live, done: bool) -> RequestOutput:
         params, request = live.params, live.request
-        answers = list(enumerate(live.answers[: request.num_answers]))
-        if request.num_answers > params.n:
-            answers.sort(key=lambda pair: -pair[1].cumulative_logprob)
-            answers = list(enumerate(a for _, a in answers[: params.n]))
+        answers = live.answers
+        if len(answers) > 1:
+            answers = answers[: request.num_answers]
+            if request.num_answers > params.n:
+                answers = sorted(answers, key=lambda answer: -answer.cumulative_logprob)[: params.n]
         delta = params.output_kind is RequestOutputKind.DELTA
-        if params.prompt_logprobs is not None and live.prompt_logprobs is None and answers[0][1].token_ids:
+        if params.prompt_logprobs is not None and live.prompt_logprobs is None and answers[0].token_ids:
             scores = [self._logprobs(s) for s in request.prompt_scores]
             live.prompt_logprobs = [None, *scores]
         return RequestOutput(
             request_id=request.request_id,
             prompt=live.prompt.text,
             prompt_token_ids=request.prompt,
-            outputs=[self._completion(i, a, params, delta) for i, a in answers],
-            finished=live.done,
+            outputs=[self._completion(i, a, params, delta) for i, a in enumerate(answers)],
+            finished=done,
             prompt_logprobs=live.prompt_logprobs,
             metrics=request.metrics,
             num_cached_tokens=request.metrics.cached_tokens,

@@ -262,7 +262,7 @@ class Engine:
                     seq.request.prompt_scores.append(
                         _score(output, i, tokens[i], seq.request.params.prompt_logprobs or 0)
                     )
-            elif seq.finished:
+            elif seq.status is Status.FINISHED:
                 continue
             elif entry.error is not None or invalid[i]:
                 updates += self._end_answer(seq, entry.error or NOT_FINITE)
@@ -298,12 +298,13 @@ class Engine:
         return SequenceUpdate(seq.request, seq.index, (), (), "error", None, message)
 
     def _advance(self, item: Scheduled) -> None:
-        seq = item.seq
+        seq, size = item.seq, self.block_size
         before = seq.computed
-        seq.computed += item.count
-        if seq.num_output == 0:
+        seq.computed = after = before + item.count
+        if len(seq.tokens) == seq.prompt_len:
             self._stats.prompt_tokens += item.count
-        self.cache.register(seq, before)
+        if (seq.lead + before) // size != (seq.lead + after) // size:
+            self.cache.register(seq, before)
         for follower in item.followers:
             follower.computed = seq.computed
             follower.block_names = list(seq.block_names)
@@ -318,7 +319,7 @@ class Engine:
         if seq.index == 0:
             _clock(request.metrics, now)
         reason = stop_reason = None
-        if token in request.last_ids or seq.num_output >= request.max_tokens:
+        if token in request.last_ids or len(seq.tokens) - seq.prompt_len >= request.max_tokens:
             reason, stop_reason = self._ending(seq, token)
         if seq.constraint is not None and reason is None:
             try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
 from penstock.config import SchedulerConfig
@@ -23,7 +24,7 @@ class Scheduled:
 
     seq: Sequence
     count: int
-    followers: list[Sequence] = field(default_factory=list)
+    followers: Seq[Sequence] = ()
 
     @property
     def completes(self) -> bool:
@@ -119,10 +120,19 @@ class Scheduler:
         decoding: list[Sequence] = []
         others: list[Sequence] = []
         for seq in self.running:
-            (decoding if seq.wanted == 1 else others).append(seq)
+            (decoding if len(seq.tokens) - seq.computed == 1 else others).append(seq)
+        running, size, shared = Status.RUNNING, self.block_size, self.pool.shared
         for seq in decoding:
-            if seq.status is Status.RUNNING and not self._decode(seq, step):
+            if seq.status is not running:
+                continue
+            # What _extend does for one token that has room in a block of its own: nearly every call.
+            index, blocks = (seq.lead + seq.computed) // size, seq.blocks
+            if step.tokens < 1 or step.rows < 1 or index >= len(blocks) or shared(blocks[index]):
                 self._extend(seq, step)
+            else:
+                step.items[id(seq)] = Scheduled(seq, 1)
+                step.tokens -= 1
+                step.rows -= 1
         for seq in others:
             if seq.status is Status.RUNNING:
                 self._extend(seq, step)
@@ -131,17 +141,9 @@ class Scheduler:
                 break
         plan = Plan(list(step.items.values()), step.copies)
         for item in plan.items:
-            if item.seq.num_output == 0:
+            if len(item.seq.tokens) == item.seq.prompt_len:
                 self._fork(item)
         return plan
-
-    def _decode(self, seq: Sequence, step: _Step) -> bool:
-        """What :meth:`_extend` does for one token that has room in a block of its own: nearly every call."""
-        index, blocks = (seq.lead + seq.computed) // self.block_size, seq.blocks
-        if step.tokens < 1 or step.rows < 1 or index >= len(blocks) or self.pool.shared(blocks[index]):
-            return False
-        step.take(seq, 1)
-        return True
 
     def _extend(self, seq: Sequence, step: _Step) -> None:
         count = self._chunk(seq, seq.wanted, step, alone=not step.items)
@@ -271,6 +273,7 @@ class Scheduler:
         missing = seq.request.width - len(seq.request.sequences)
         if not item.completes or missing <= 0:
             return
+        children = []
         for index in range(1, seq.request.width):
             child = seq.fork(index)
             for block in child.blocks:
@@ -279,7 +282,8 @@ class Scheduler:
             self._seat(child)
             seq.request.sequences.append(child)
             self.running.append(child)
-            item.followers.append(child)
+            children.append(child)
+        item.followers = children
 
 
 @dataclass(slots=True)
