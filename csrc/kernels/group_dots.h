@@ -11,7 +11,7 @@ namespace {
 // registers.
 constexpr int quant_tiles_for(int rows) {
     if (kMaxTiles == 1) return 1;
-    if (kAccumulators >= 24) return rows == 1 ? 2 : rows <= 6 ? 4 : 3;
+    if (kAccumulators >= 24) return rows <= 6 ? 4 : 3;
     return rows == 1 ? 2 : 1;
 }
 constexpr int kMostTiles = 4;
