@@ -27,6 +27,19 @@ inline F exp(F x) {
     return e * pow2(half) * pow2(n - half);
 }
 
+// 2^x for x <= 0; nothing below 2^-150. Rough: to 3e-6 of the value, enough for what is rounded to bf16 next.
+template <bool kRough>
+inline F exp2(F x) {
+    constexpr float kTerms[] = {1.000000000e+00f, 6.931472057e-01f, 2.402264689e-01f, 5.550328777e-02f,
+                                9.618488959e-03f, 1.339993122e-03f, 1.534581159e-04f};
+    constexpr float kRoughTerms[] = {9.999992614e-01f, 6.931218147e-01f, 2.402474484e-01f, 5.591786028e-02f,
+                                     9.570101433e-03f};
+    x = max(set(-200), x);  // NaN stays
+    const F n = round(x);
+    if constexpr (kRough) return scale2(polynomial(x - n, kRoughTerms), n);
+    return scale2(polynomial(x - n, kTerms), n);
+}
+
 inline F tanh(F x) {
     constexpr float kTerms[] = {-3.333333178e-01f, 1.333324778e-01f,  -5.395247462e-02f,
                                 2.173443465e-02f,  -8.267078412e-03f, 2.231052660e-03f};

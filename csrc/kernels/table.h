@@ -42,34 +42,51 @@ struct QuantBlock {
 };
 constexpr int kPanelsAtOnce = 8;
 
-// One panel of query rows over one partition of cached rows of one kv head.
-struct AttendBlock {
-    int64_t head_dim;
-    int rows;                      // query rows
-    const float* q;                // panel [head_dim][rows], scaled
-    int groups;                    // groups of 16 cache rows in this partition
-    int known;                     // of which memory may be fetched early: those after the partition too
-    const std::byte* const* keys;  // [known]
-    const std::byte* const* values;
+// Query rows of one kv head over one partition of the cache. Words are what one line of the cache meets: a float, or
+// two bf16 where the cache holds bf16.
+struct AttendPanel {
+    int rows;
+    const uint32_t* q;     // [words of head_dim][rows], scaled, to base 2
+    int64_t offset;        // of this kv head in a group's memory, bytes
     const int32_t* begin;  // [rows] cache rows seen: begin <= row < end, counted from the partition's first
     const int32_t* end;
-    float softcap;          // 0: none
-    bool ahead;             // this panel is the first to read this partition: fetch memory a step early
-    const float* slopes;    // [rows] or null: alibi
+    const float* slopes;    // [rows] or null: alibi, to base 2
     const float* distance;  // [rows] partition's first row - the query's row
-    float* scores;          // [rows][kStepRows]
-    float* y;               // [rows][ldy], sum of weighted values (not yet divided)
+    // Working memory
+    float* scores;      // [rows][kStepRows]
+    uint32_t* weights;  // [rows][kStepRows] words, those of bf16 in the first half
+    float* masses;      // [rows][16]
+    // Results
+    float* y;  // [rows][ldy], sum of weighted values (not yet divided)
     int64_t ldy;
-    float* peak;  // [rows] largest score; -infinity where nothing is seen (y, mass then undefined)
+    float* peak;  // [rows] largest score; -infinity where nothing is seen (then y = 0)
     float* mass;  // [rows] sum of weights
 };
-constexpr int kStepRows = 64;  // scores are kept and rescaled for so many cache rows at once
+// Panels that go through one partition together, a step of kStepRows rows at a time: in the order of memory, group by
+// group, head after head, for few query rows; or one panel alone that takes a step's groups side by side, for one of
+// many panels that find the partition in a cache.
+struct AttendRun {
+    int64_t head_dim;
+    int groups;                    // groups of 16 cache rows in this partition
+    int known;                     // of which memory may be fetched early: those after the partition too
+    const std::byte* const* keys;  // [known] of the first kv head
+    const std::byte* const* values;
+    float softcap;  // 0: none; else scores are to base e before it
+    bool in_order;
+    bool ahead;           // a panel alone is the first to read this partition: fetch memory early
+    int64_t group_bytes;  // keys of one group of one head, and values
+    AttendPanel* panels;
+    int count;
+    float (*shrink)[16];  // working memory, [count]
+};
+constexpr int kStepRows = 128;  // scores are kept and rescaled for so many cache rows at once
 
 struct Kernels {
     const char* name;
     int panel_rows;                        // rows of a panel, at most
     int8_t tiles_at_once[kRowsLimit + 1];  // by rows
-    int8_t attend_rows;                    // query rows of an AttendBlock, at most
+    int8_t attend_rows;                    // query rows of an AttendPanel, at most
+    int8_t attend_rows_many;               // and where many panels share a partition
 
     TileKernel tiles[kFormats][kActs];
     // Row `row` of a panel of `rows` rows from k floats (the last line is filled up with zeros).
@@ -96,7 +113,7 @@ struct Kernels {
     void (*store)(KVType, const float* k, const float* v, int64_t head_dim, int lane, std::byte* keys,
                   std::byte* values);
 
-    void (*attend[kKVTypes])(const AttendBlock&);
+    void (*attend[kKVTypes])(const AttendRun&);
     // (y, peak, mass) of the rows so far, joined by those of one more partition.
     void (*merge)(float* y, float* peak, float* mass, const float* more, float more_peak, float more_mass,
                   int64_t head_dim);

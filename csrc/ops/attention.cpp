@@ -1,6 +1,8 @@
-// attention: the work is a list of tasks (sequence, kv head, block of query tokens), each a list of partitions of the
-// cache. Workers take equal stretches of that list. Where a task is cut between workers, its partitions' results go to
-// shared memory and one worker joins them, in the order in which an uncut task joins its own.
+// attention: the work is a list of tasks, each of some query tokens of a sequence and of one kv head or all; a task is
+// a list of pieces, a partition of the cache for one kv head. Few query tokens take all kv heads partition by
+// partition, in the order of memory, since reading it is their cost; many take one kv head, whose partition stays in a
+// cache. Workers take equal stretches of the list. Where a task is cut between workers, its partitions' results go to
+// shared memory and are joined in the order in which an uncut task joins its own.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -13,58 +15,89 @@ namespace penstock {
 namespace {
 
 constexpr int64_t kTaskRows = 48;  // query rows of a task, unless one token has more heads to a kv head
+constexpr int64_t kFewRows = 8;    // query rows of a kv head, for tokens to count as few
 constexpr int64_t kGroups = kPartition / 16;
+constexpr float kLog2e = 1.44269504f;
 
 int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t task_rows(int64_t group) { return std::max(group, kTaskRows / group * group); }
 
 struct Task {
-    int64_t seq, head;             // kv head
+    int64_t seq, head, heads;      // first kv head, how many
     int64_t token, tokens;         // first query token (in the batch), how many
     int64_t row;                   // cache row of the first
     int64_t first, last;           // partitions seen: first <= p < last
     int64_t seen_begin, seen_end;  // cache rows seen by any of its tokens
+    int64_t start;                 // cost of all tasks before
 };
 
-// What this task's partition p costs, in groups of cache rows times query rows.
+// What a piece of this task's partition p costs, in groups of cache rows times query rows.
 int64_t cost(const Task& t, int64_t p) {
     const int64_t begin = std::max(t.seen_begin, p * kPartition) / 16;
     const int64_t end = ceil_div(std::min(t.seen_end, (p + 1) * kPartition), 16);
     return (end - begin + 4) * t.tokens;
 }
 int64_t cost(const Task& t) {
-    return (ceil_div(t.seen_end, 16) - t.seen_begin / 16 + 4 * (t.last - t.first)) * t.tokens;
+    return (ceil_div(t.seen_end, 16) - t.seen_begin / 16 + 4 * (t.last - t.first)) * t.tokens * t.heads;
 }
+
+// Sizes of an attention's working memory.
+struct Sizes {
+    int64_t group, block_tokens, few, width;  // query heads of a kv head; tokens of a task; few tokens; padded head_dim
+    int64_t rows, at_once;                    // query rows of a task, and of those worked on at once, at most
+    int64_t panels;
+
+    Sizes(int64_t heads, int64_t kv_heads, int64_t head_dim)
+        : group(heads / kv_heads),
+          block_tokens(task_rows(group) / group),
+          few(std::max<int64_t>(1, kFewRows / group)),
+          width(padded(head_dim)),
+          rows(std::max(task_rows(group), few * heads)),
+          at_once(std::max<int64_t>(kRowsLimit, few * heads)),
+          panels(at_once) {}
+    int64_t floats() const {
+        return 2 * padded(rows * width) + padded(at_once * width) + 2 * padded(at_once * kStepRows) +
+               padded(at_once * 16) + 2 * padded(rows) + 4 * padded(at_once) + padded(panels * 16) + width;
+    }
+    int64_t bytes() const { return 4 * (floats() + 2 * padded(at_once)) + panels * sizeof(AttendPanel); }
+    int64_t slot_floats() const { return rows * (width + 2); }
+};
 
 struct Attention {
     const Kernels& kernels;
     const AttentionArgs& a;
     const Worker& worker;
-    int64_t group, block_tokens, rows, width;  // query heads of a kv head; a task's tokens and rows; padded head_dim
-    int64_t total = 0;
+    Sizes size;
+    int64_t total = 0, longest = 0;
     // private scratch
-    float *q, *sums, *part, *scores, *distance, *slopes;
-    float *peaks, *masses;
+    float *q, *sums, *part, *scores, *weights, *lane_masses, *distance, *slopes, *line;
+    float *peaks, *masses, *part_peaks, *part_masses;
+    float (*shrink)[16];
+    int32_t *from, *to;
+    AttendPanel* panels;
 
     Attention(const Kernels& k, const AttentionArgs& args, const Worker& w)
-        : kernels(k),
-          a(args),
-          worker(w),
-          group(args.heads / args.kv_heads),
-          block_tokens(task_rows(group) / group),
-          rows(task_rows(group)),
-          width(padded(args.head_dim)) {
+        : kernels(k), a(args), worker(w), size(args.heads, args.kv_heads, args.head_dim) {
         float* at = reinterpret_cast<float*>(w.scratch);
         const auto take = [&](int64_t n) { return std::exchange(at, at + padded(n)); };
-        q = take(rows * width);
-        sums = take(rows * width);
-        part = take(kRowsLimit * width);
-        scores = take(kRowsLimit * kStepRows);
-        peaks = take(rows);
-        masses = take(rows);
-        distance = take(kRowsLimit);
-        slopes = take(kRowsLimit);
+        q = take(size.rows * size.width);
+        sums = take(size.rows * size.width);
+        part = take(size.at_once * size.width);
+        scores = take(size.at_once * kStepRows);
+        weights = take(size.at_once * kStepRows);
+        lane_masses = take(size.at_once * 16);
+        peaks = take(size.rows);
+        masses = take(size.rows);
+        part_peaks = take(size.at_once);
+        part_masses = take(size.at_once);
+        distance = take(size.at_once);
+        slopes = take(size.at_once);
+        shrink = reinterpret_cast<float (*)[16]>(take(size.panels * 16));
+        line = take(size.width);
+        from = reinterpret_cast<int32_t*>(take(size.at_once));
+        to = reinterpret_cast<int32_t*>(take(size.at_once));
+        panels = reinterpret_cast<AttendPanel*>(at);
     }
 
     // The cache rows that the query at cache row `row` of sequence s sees.
@@ -77,190 +110,242 @@ struct Attention {
     // Calls f(task) for all tasks, in one order for all workers.
     template <class Function>
     void tasks(Function f) const {
+        int64_t before = 0;
         for (int64_t s = 0; s < a.seqs; s++) {
             const int64_t begin = a.query_start[s], end = a.query_start[s + 1];
-            for (int64_t head = 0; head < a.kv_heads; head++) {
-                for (int64_t token = begin; token < end; token += block_tokens) {
-                    Task t;
-                    t.seq = s;
-                    t.head = head;
-                    t.token = token;
-                    t.tokens = std::min(block_tokens, end - token);
-                    t.row = a.context_lens[s] - (end - token);
+            const bool few = end - begin <= size.few;
+            Task t;
+            t.seq = s;
+            t.heads = few ? a.kv_heads : 1;
+            for (t.head = 0; t.head < a.kv_heads; t.head += t.heads) {
+                for (t.token = begin; t.token < end; t.token += t.tokens) {
+                    t.tokens = few ? end - begin : std::min(size.block_tokens, end - t.token);
+                    t.row = a.context_lens[s] - (end - t.token);
                     t.seen_begin = seen_begin(t.row);
                     t.seen_end = std::max(seen_end(s, t.row), seen_end(s, t.row + t.tokens - 1));
                     t.first = t.seen_begin / kPartition;
                     t.last = ceil_div(t.seen_end, kPartition);
-                    f(t);
+                    t.start = before;
+                    before += cost(t);
+                    f(std::as_const(t));
                 }
             }
         }
     }
 
     // Which worker a piece of work belongs to: the one in whose stretch its middle lies.
-    int owner(int64_t before, int64_t size) const {
-        return static_cast<int>((2 * before + size) * worker.count / (2 * total));
+    int owner(int64_t before, int64_t n) const {
+        return static_cast<int>((2 * before + n) * worker.count / (2 * total));
+    }
+    int first_owner(const Task& t) const { return owner(t.start, cost(t, t.first)); }
+    int last_owner(const Task& t) const {
+        const int64_t tail = cost(t, t.last - 1);
+        return owner(t.start + cost(t) - tail, tail);
+    }
+    // This worker's kv heads of partition p, of which `before` is the cost of all pieces before: begin <= head < end.
+    void heads(const Task& t, int64_t p, int64_t before, int64_t& begin, int64_t& end) const {
+        const int64_t each = cost(t, p);
+        begin = 0, end = t.heads;
+        while (begin < end && owner(before + begin * each, each) < worker.id) begin++;
+        while (begin < end && owner(before + (end - 1) * each, each) > worker.id) end--;
     }
 
-    int64_t slot_floats() const { return rows * (width + 2); }
-    float* slot(int64_t cut, const Task& t, int64_t p, int64_t longest) const {
-        return reinterpret_cast<float*>(a.shared) + (cut * longest + p - t.first) * slot_floats();
+    float* slot(int64_t cut, const Task& t, int64_t p) const {
+        return reinterpret_cast<float*>(a.shared) + (cut * longest + p - t.first) * size.slot_floats();
     }
 
     void run() {
-        int64_t longest = 0;
         tasks([&](const Task& t) {
             total += cost(t);
             longest = std::max(longest, t.last - t.first);
         });
-        int64_t before = 0, cuts = 0;
+        int64_t cuts = 0;
         tasks([&](const Task& t) {
-            const int64_t size = cost(t), start = before;
-            before += size;
-            if (t.last - t.first == 1) {
-                if (owner(start, size) == worker.id) whole(t);
-                return;
+            const int first = first_owner(t), last = last_owner(t);
+            const bool cut = first != last && t.last - t.first > 1;
+            if (first <= worker.id && worker.id <= last) {
+                if (cut) {
+                    partly(t, cuts);
+                } else {
+                    int64_t begin, end;
+                    heads(t, t.first, t.start, begin, end);
+                    whole(t, first == last ? 0 : begin, first == last ? t.heads : end);
+                }
             }
-            const int64_t head = cost(t, t.first), tail = cost(t, t.last - 1);
-            const int from = owner(start, head), to = owner(start + size - tail, tail);
-            if (from == to) {
-                if (from == worker.id) whole(t);
-                return;
-            }
-            if (from <= worker.id && worker.id <= to) partly(t, start, cuts, longest);
-            cuts++;
+            cuts += cut;
         });
         if (cuts == 0) return;
         worker.barrier();
-        before = cuts = 0;
+        cuts = 0;
+        int64_t turn = 0;
         tasks([&](const Task& t) {
-            const int64_t size = cost(t), start = before;
-            before += size;
-            if (t.last - t.first == 1) return;
-            const int64_t head = cost(t, t.first), tail = cost(t, t.last - 1);
-            if (owner(start, head) == owner(start + size - tail, tail)) return;
-            if (cuts % worker.count == worker.id) join(t, cuts, longest);
+            if (t.last - t.first == 1 || first_owner(t) == last_owner(t)) return;
+            for (int64_t head = 0; head < t.heads; head++)
+                if (turn++ % worker.count == worker.id) join(t, head, cuts);
             cuts++;
         });
     }
 
-    // A task's rows in panels, as in linear.
-    int64_t panels(const Task& t) const { return ceil_div(t.tokens * group, kernels.attend_rows); }
-    int64_t panel_begin(const Task& t, int64_t p) const { return t.tokens * group * p / panels(t); }
+    // A task's rows are numbered [head][token][query head of the kv head]; those of one head are cut into panels.
+    int64_t head_rows(const Task& t) const { return t.tokens * size.group; }
+    int64_t head_panels(const Task& t) const {
+        const int64_t n = head_rows(t);
+        return n <= kernels.attend_rows ? 1 : ceil_div(n, int64_t{kernels.attend_rows_many});
+    }
+    int64_t panel_begin(const Task& t, int64_t p) const { return head_rows(t) * p / head_panels(t); }
 
-    void fill_q(const Task& t) const {
-        for (int64_t p = 0; p < panels(t); p++) {
-            const int64_t begin = panel_begin(t, p), count = panel_begin(t, p + 1) - begin;
-            for (int64_t r = begin; r < begin + count; r++) {
-                const int64_t token = t.token + r / group, head = t.head * group + r % group;
-                float scale = a.scale;
-                if (a.log_n > 0 && a.positions[token] >= a.log_n)
-                    scale *=
-                        static_cast<float>(std::log(a.positions[token] + 1.0) / std::log(static_cast<double>(a.log_n)));
-                const float* x = a.q.data + token * a.q.ld + head * a.head_dim;
-                float* to = q + begin * width + (r - begin);
-                for (int64_t d = 0; d < a.head_dim; d++) to[d * count] = x[d] * scale;
+    void fill_q(const Task& t, int64_t first, int64_t last) const {
+        const Act act = a.cache.type == KVType::bf16 ? Act::bf16 : Act::f32;
+        const float base = a.softcap == 0 ? kLog2e : 1;
+        const int64_t n = head_rows(t);
+        for (int64_t head = first; head < last; head++) {
+            for (int64_t p = 0; p < head_panels(t); p++) {
+                const int64_t begin = panel_begin(t, p), count = panel_begin(t, p + 1) - begin;
+                for (int64_t r = begin; r < begin + count; r++) {
+                    const int64_t token = t.token + r / size.group;
+                    float scale = a.scale * base;
+                    if (a.log_n > 0 && a.positions[token] >= a.log_n)
+                        scale *= static_cast<float>(std::log(a.positions[token] + 1.0) /
+                                                    std::log(static_cast<double>(a.log_n)));
+                    const int64_t query_head = (t.head + head) * size.group + r % size.group;
+                    const float* x = a.q.data + token * a.q.ld + query_head * a.head_dim;
+                    for (int64_t d = 0; d < a.head_dim; d++) line[d] = x[d] * scale;
+                    kernels.fill_panel(act, line, a.head_dim,
+                                       reinterpret_cast<uint32_t*>(q) + (head * n + begin) * size.width,
+                                       static_cast<int>(count), static_cast<int>(r - begin));
+                }
             }
         }
     }
 
-    // All panels of a task over partition p: y [rows][width], peak, mass.
-    template <class Function>
-    void partition(const Task& t, int64_t p, Function done) const {
-        const std::byte *keys[kGroups + kStepRows / 16], *values[kGroups + kStepRows / 16];
+    // Where partition p's groups lie, from `begin` on: keys, values of the first kv head.
+    int64_t groups(const Task& t, int64_t p, const std::byte** keys, const std::byte** values) const {
         const int64_t base = p * kPartition, block_size = a.cache.block_size;
-        const int64_t group_bytes = a.head_dim * 16 * (a.cache.type == KVType::f32 ? 4 : 2);
-        const int64_t left = ceil_div(t.seen_end - base, 16), known = std::min(kGroups + kStepRows / 16, left);
+        const int64_t group_bytes = a.cache.head_bytes * 16 / block_size;
+        const int64_t known = std::min(kGroups + kStepRows / 16, ceil_div(t.seen_end - base, 16));
         const int32_t* table = a.block_tables + t.seq * a.table_ld;
         for (int64_t g = std::max<int64_t>(0, (t.seen_begin - base) / kStepRows * (kStepRows / 16)); g < known; g++) {
             const int64_t row = base + g * 16;
-            const int64_t at = table[row / block_size] * a.cache.block_bytes + t.head * a.cache.head_bytes +
-                               row % block_size / 16 * group_bytes;
+            const int64_t at = table[row / block_size] * a.cache.block_bytes + row % block_size / 16 * group_bytes;
             keys[g] = a.cache.keys + at;
             values[g] = a.cache.values + at;
         }
-        for (int64_t panel = 0; panel < panels(t); panel++) {
-            const int64_t begin = panel_begin(t, panel), count = panel_begin(t, panel + 1) - begin;
-            int32_t from[kRowsLimit], to[kRowsLimit];
-            float peak[kRowsLimit], mass[kRowsLimit];
-            for (int64_t i = 0; i < count; i++) {
-                const int64_t row = t.row + (begin + i) / group;
-                from[i] = static_cast<int32_t>(std::clamp<int64_t>(seen_begin(row) - base, 0, kPartition));
-                to[i] = static_cast<int32_t>(std::clamp<int64_t>(seen_end(t.seq, row) - base, 0, kPartition));
-                distance[i] = static_cast<float>(base - row);
-                if (a.alibi != nullptr) slopes[i] = a.alibi[t.head * group + (begin + i) % group];
+        return known;
+    }
+
+    // Kv heads first <= head < last of a task over partition p: done(row, y [width], peak, mass) for all their rows.
+    template <class Function>
+    void partition(const Task& t, int64_t p, int64_t first, int64_t last, Function done) const {
+        const std::byte *keys[kGroups + kStepRows / 16], *values[kGroups + kStepRows / 16];
+        const int64_t base = p * kPartition, n = head_rows(t), each = head_panels(t);
+        AttendRun run;
+        run.head_dim = a.head_dim;
+        run.known = static_cast<int>(groups(t, p, keys, values));
+        run.groups = static_cast<int>(std::min<int64_t>(kGroups, run.known));
+        run.keys = keys;
+        run.values = values;
+        run.softcap = a.softcap;
+        run.shrink = shrink;
+        const bool together = t.tokens <= size.few;  // else panel after panel
+        for (int64_t turn = 0; turn < (together ? 1 : each); turn++) {
+            const int64_t begin = together ? first * each : turn, end = together ? last * each : turn + 1;
+            int64_t at = 0;
+            for (int64_t i = begin; i < end; i++) {
+                AttendPanel& b = panels[i - begin];
+                const int64_t head = i / each, row0 = panel_begin(t, i % each);
+                b.rows = static_cast<int>(panel_begin(t, i % each + 1) - row0);
+                set_panel(b, t, head, row0, base, at);
+                b.q = reinterpret_cast<const uint32_t*>(q) + (head * n + row0) * size.width;
+                at += b.rows;
             }
-            AttendBlock b;
-            b.head_dim = a.head_dim;
-            b.rows = static_cast<int>(count);
-            b.q = q + begin * width;
-            b.groups = static_cast<int>(std::min(kGroups, left));
-            b.known = static_cast<int>(known);
-            b.keys = keys;
-            b.values = values;
-            b.begin = from;
-            b.end = to;
-            b.softcap = a.softcap;
-            b.ahead = panel == 0;
-            b.slopes = a.alibi != nullptr ? slopes : nullptr;
-            b.distance = distance;
-            b.scores = scores;
-            b.y = part;
-            b.ldy = width;
-            b.peak = peak;
-            b.mass = mass;
-            kernels.attend[static_cast<int>(a.cache.type)](b);
-            for (int64_t i = 0; i < count; i++) done(begin + i, part + i * width, peak[i], mass[i]);
+            run.in_order = together;
+            run.ahead = turn == 0;
+            run.group_bytes = a.cache.head_bytes * 16 / a.cache.block_size;
+            run.panels = panels;
+            run.count = static_cast<int>(end - begin);
+            kernels.attend[static_cast<int>(a.cache.type)](run);
+            const int64_t row0 = begin / each * n + panel_begin(t, begin % each);
+            for (int64_t i = 0; i < at; i++) done(row0 + i, part + i * size.width, part_peaks[i], part_masses[i]);
         }
     }
 
-    void start(const Task& t) const {
-        std::fill(peaks, peaks + t.tokens * group, -std::numeric_limits<float>::infinity());
-        std::fill(masses, masses + t.tokens * group, 0.0f);
+    // Rows row0 ... of a kv head, at place `at` of the working memory.
+    void set_panel(AttendPanel& b, const Task& t, int64_t head, int64_t row0, int64_t base, int64_t at) const {
+        for (int64_t i = 0; i < b.rows; i++) {
+            const int64_t row = t.row + (row0 + i) / size.group;
+            from[at + i] = static_cast<int32_t>(std::clamp<int64_t>(seen_begin(row) - base, 0, kPartition));
+            to[at + i] = static_cast<int32_t>(std::clamp<int64_t>(seen_end(t.seq, row) - base, 0, kPartition));
+            distance[at + i] = static_cast<float>(base - row);
+            if (a.alibi != nullptr)
+                slopes[at + i] = a.alibi[(t.head + head) * size.group + (row0 + i) % size.group] * kLog2e;
+        }
+        b.offset = (t.head + head) * a.cache.head_bytes;
+        b.begin = from + at;
+        b.end = to + at;
+        b.slopes = a.alibi != nullptr ? slopes + at : nullptr;
+        b.distance = distance + at;
+        b.scores = scores + at * kStepRows;
+        b.weights = reinterpret_cast<uint32_t*>(weights) + at * kStepRows;
+        b.masses = lane_masses + at * 16;
+        b.y = part + at * size.width;
+        b.ldy = size.width;
+        b.peak = part_peaks + at;
+        b.mass = part_masses + at;
+    }
+
+    void start(int64_t begin, int64_t end) const {
+        std::fill(peaks + begin, peaks + end, -std::numeric_limits<float>::infinity());
+        std::fill(masses + begin, masses + end, 0.0f);
     }
     void add(int64_t r, const float* y, float peak, float mass) const {
-        kernels.merge(sums + r * width, peaks + r, masses + r, y, peak, mass, a.head_dim);
+        kernels.merge(sums + r * size.width, peaks + r, masses + r, y, peak, mass, a.head_dim);
     }
-    void finish(const Task& t) const {
-        for (int64_t r = 0; r < t.tokens * group; r++) {
-            float* y = a.y + (t.token + r / group) * a.ldy + (t.head * group + r % group) * a.head_dim;
-            kernels.divide(sums + r * width, masses[r], y, a.head_dim);
+    void finish(const Task& t, int64_t begin, int64_t end) const {
+        for (int64_t r = begin; r < end; r++) {
+            const int64_t head = t.head + r / head_rows(t), i = r % head_rows(t);
+            float* y = a.y + (t.token + i / size.group) * a.ldy + (head * size.group + i % size.group) * a.head_dim;
+            kernels.divide(sums + r * size.width, masses[r], y, a.head_dim);
         }
     }
 
-    void whole(const Task& t) const {
-        fill_q(t);
-        start(t);
+    // All partitions of some of a task's kv heads.
+    void whole(const Task& t, int64_t first, int64_t last) const {
+        if (first >= last) return;
+        fill_q(t, first, last);
+        start(first * head_rows(t), last * head_rows(t));
         for (int64_t p = t.first; p < t.last; p++)
-            partition(t, p, [&](int64_t r, const float* y, float peak, float mass) { add(r, y, peak, mass); });
-        finish(t);
+            partition(t, p, first, last,
+                      [&](int64_t r, const float* y, float peak, float mass) { add(r, y, peak, mass); });
+        finish(t, first * head_rows(t), last * head_rows(t));
     }
 
-    // This worker's partitions of a cut task, to shared memory.
-    void partly(const Task& t, int64_t before, int64_t cut, int64_t longest) const {
-        fill_q(t);
+    // This worker's pieces of a cut task, to shared memory.
+    void partly(const Task& t, int64_t cut) const {
+        fill_q(t, 0, t.heads);
+        int64_t before = t.start;
         for (int64_t p = t.first; p < t.last; p++) {
-            const int64_t size = cost(t, p);
-            if (owner(before, size) == worker.id) {
-                float* to = slot(cut, t, p, longest);
-                partition(t, p, [&](int64_t r, const float* y, float peak, float mass) {
-                    std::copy(y, y + a.head_dim, to + r * (width + 2));
-                    to[r * (width + 2) + width] = peak;
-                    to[r * (width + 2) + width + 1] = mass;
-                });
-            }
-            before += size;
+            int64_t first, last;
+            heads(t, p, before, first, last);
+            before += cost(t, p) * t.heads;
+            if (first >= last) continue;
+            float* to = slot(cut, t, p);
+            partition(t, p, first, last, [&](int64_t r, const float* y, float peak, float mass) {
+                std::copy(y, y + a.head_dim, to + r * (size.width + 2));
+                to[r * (size.width + 2) + size.width] = peak;
+                to[r * (size.width + 2) + size.width + 1] = mass;
+            });
         }
     }
 
-    void join(const Task& t, int64_t cut, int64_t longest) const {
-        start(t);
+    void join(const Task& t, int64_t head, int64_t cut) const {
+        const int64_t begin = head * head_rows(t), end = begin + head_rows(t);
+        start(begin, end);
         for (int64_t p = t.first; p < t.last; p++) {
-            const float* from = slot(cut, t, p, longest);
-            for (int64_t r = 0; r < t.tokens * group; r++, from += width + 2)
-                add(r, from, from[width], from[width + 1]);
+            const float* from = slot(cut, t, p) + begin * (size.width + 2);
+            for (int64_t r = begin; r < end; r++, from += size.width + 2)
+                add(r, from, from[size.width], from[size.width + 1]);
         }
-        finish(t);
+        finish(t, begin, end);
     }
 };
 
@@ -271,14 +356,13 @@ void attention(const Kernels& kernels, const AttentionArgs& args, const Worker& 
 }
 
 int64_t attention_scratch_bytes(int64_t heads, int64_t kv_heads, int64_t head_dim) {
-    const int64_t rows = task_rows(heads / kv_heads), width = padded(head_dim);
-    return 4 * (2 * padded(rows * width) + kRowsLimit * (width + kStepRows) + 2 * padded(rows) + 2 * kRowsLimit);
+    return Sizes(heads, kv_heads, head_dim).bytes();
 }
 
 int64_t attention_shared_bytes(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t max_context, int workers) {
     const int64_t partitions = ceil_div(max_context, kPartition);
     if (workers < 2 || partitions < 2) return 0;
-    return 4 * (workers - 1) * partitions * task_rows(heads / kv_heads) * (padded(head_dim) + 2);
+    return 4 * (workers - 1) * partitions * Sizes(heads, kv_heads, head_dim).slot_floats();
 }
 
 }  // namespace penstock

@@ -1,6 +1,7 @@
 // How fast linear and attention are, beside what the machine allows, probed in the same run.
 //   bench_kernels            a glance (small, under two seconds)
 //   bench_kernels full [n]   matrices larger than the caches, on n threads (default: all)
+//   bench_kernels full n attention
 // Best of many short calls, the kinds interleaved, since other processes take their share of a machine.
 #if defined(__x86_64__)
 #pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 warns of its own intrinsics
@@ -189,16 +190,19 @@ class Bench {
         }
     }
 
-    // One token over a long cache (32 heads over 8 kv heads of 64), and a prompt (8 heads over 2).
-    void add_attention(KVType type, int64_t size, const std::string& name, bool decode) {
-        const int64_t kv = decode ? 8 : 2, heads = 4 * kv, dim = 64, layers = full_ ? 8 : 1;
-        const int64_t context = !full_ ? 64 : decode ? kContext : 512, queries = decode ? 1 : context;
+    // One token over a cache (32 heads over 8 kv heads), or where context is 0 a prompt (8 heads over 2).
+    void add_attention(KVType type, int64_t size, const std::string& name, int64_t dim, int64_t length) {
+        const bool decode = length > 0;
+        const int64_t kv = decode ? 8 : 2, heads = 4 * kv;
+        const int64_t context = !full_ ? 64 : decode ? length : 512, queries = decode ? 1 : context;
+        const int64_t layers = !full_ ? 1 : std::max<int64_t>(2, (int64_t{96} << 20) / (2 * context * dim * kv * size));
         const int64_t head_bytes = kBlock * dim * size, layer_bytes = context * dim * kv * size;
         std::byte *keys = pages(layer_bytes * layers), *values = pages(layer_bytes * layers);
         const double pairs = static_cast<double>(decode ? context : context * context / 2);
-        lines_.push_back({"attention " + name + (decode ? " decode" : " prefill"),
-                          2.0 * static_cast<double>(layer_bytes), pairs * 4 * static_cast<double>(heads * dim), false,
-                          layers, [=, this](const Worker& w, int64_t layer) {
+        lines_.push_back({"attention " + name + " " + std::to_string(dim) +
+                              (decode ? " decode " + std::to_string(context) : " prefill"),
+                          2.0 * static_cast<double>(layer_bytes), pairs * 4 * static_cast<double>(heads * dim),
+                          type == KVType::bf16, layers, [=, this](const Worker& w, int64_t layer) {
                               const int32_t start[] = {0, static_cast<int32_t>(queries)};
                               const int32_t lens[] = {static_cast<int32_t>(context)};
                               AttentionArgs a{};
@@ -210,7 +214,7 @@ class Bench {
                               a.context_lens = lens;
                               a.block_tables = table_.data();
                               a.table_ld = kContext / kBlock;
-                              a.scale = 0.125f;
+                              a.scale = 0.125f;  // the cache holds zeros
                               a.q = {x_.data(), heads * dim};
                               const int64_t at = layer * layer_bytes;
                               a.cache = {type, kv, dim, kBlock, keys + at, values + at, head_bytes, kv * head_bytes};
@@ -234,14 +238,14 @@ class Bench {
                     team_.count(), best.read, best.fma, best.dot);
         for (const Line& line : lines_) {
             const double bytes = line.bytes / line.seconds * 1e-9, flops = line.flops / line.seconds * 1e-9;
-            std::printf("%-24s %9.3f ms %7.1f GB/s (%3.0f %%) %8.1f GFLOP/s (%3.0f %%)\n", line.name.c_str(),
+            std::printf("%-30s %9.3f ms %7.1f GB/s (%3.0f %%) %8.1f GFLOP/s (%3.0f %%)\n", line.name.c_str(),
                         line.seconds * 1e3, bytes, 100 * bytes / best.read, flops,
                         100 * flops / (line.dot ? best.dot : best.fma));
         }
     }
 
   private:
-    static constexpr int64_t kOutputs = 8192, kInputs = 2048, kRows = 512, kContext = 8192, kBlock = 16;
+    static constexpr int64_t kOutputs = 8192, kInputs = 2048, kRows = 512, kContext = 32768, kBlock = 16;
 
     std::byte* pages(int64_t bytes) {
         memory_.push_back(std::make_unique<Pages>(bytes));
@@ -262,18 +266,21 @@ class Bench {
 
 int main(int argc, char** argv) {
     const bool full = argc > 1 && std::string(argv[1]) == "full";
+    const bool attention_only = argc > 3 && std::string(argv[3]) == "attention";
     const int all = static_cast<int>(std::thread::hardware_concurrency());
     const IsaChoice choice = resolve_isa("");
     CHECK(choice.kernels != nullptr, "%s", choice.error.c_str());
     Bench bench(*choice.kernels, argc > 2 ? std::atoi(argv[2]) : full ? all : 1, full);
-    bench.add_linear(Format::bf16, Act::bf16, "bf16 x bf16");
-    bench.add_linear(Format::bf16, Act::f32, "bf16 x f32");
-    bench.add_linear(Format::f16, Act::f32, "f16 x f32");
-    bench.add_linear(Format::f32, Act::f32, "f32 x f32");
-    for (bool decode : {true, false}) {
-        bench.add_attention(KVType::bf16, 2, "bf16", decode);
-        bench.add_attention(KVType::f16, 2, "f16", decode);
-        bench.add_attention(KVType::f32, 4, "f32", decode);
+    if (!attention_only) {
+        bench.add_linear(Format::bf16, Act::bf16, "bf16 x bf16");
+        bench.add_linear(Format::bf16, Act::f32, "bf16 x f32");
+        bench.add_linear(Format::f16, Act::f32, "f16 x f32");
+        bench.add_linear(Format::f32, Act::f32, "f32 x f32");
+    }
+    for (int64_t context : {1024, 8192, 32768, 0}) {
+        for (int64_t dim : {64, 128}) bench.add_attention(KVType::bf16, 2, "bf16", dim, context);
+        bench.add_attention(KVType::f16, 2, "f16", 64, context);
+        bench.add_attention(KVType::f32, 4, "f32", 64, context);
     }
     bench.run();
     return 0;

@@ -67,6 +67,10 @@ inline __m256 pow2(__m256 n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
 inline F pow2(F n) { return {pow2(n.a), pow2(n.b)}; }
+inline F scale2(F x, F n) {
+    const F half = round(n * set(0.5f));
+    return x * pow2(half) * pow2(n - half);
+}
 
 inline float sum(F x) {
     const __m256 s = _mm256_add_ps(x.a, x.b);
@@ -142,6 +146,16 @@ inline Pairs broadcast_pairs(uint32_t p) {
 }
 
 inline Line load_line(const uint32_t* p) { return load_pairs(p); }
+inline Line load_line(const uint32_t* p, int n) { return load_pairs(p, n); }
+inline Line store_line(uint32_t* p, F a, F b) {
+    const __m256i first = _mm256_packus_epi32(narrow_bf16(a.a), narrow_bf16(a.b));
+    const __m256i second = _mm256_packus_epi32(narrow_bf16(b.a), narrow_bf16(b.b));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(first, 0xd8));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), _mm256_permute4x64_epi64(second, 0xd8));
+    return load_line(p);
+}
+inline Line even_only(const Line& a) { return {a.even, zero()}; }
+inline Line odd_only(const Line& a) { return {zero(), a.odd}; }
 inline Line broadcast_line(uint32_t p) { return broadcast_pairs(p); }
 inline F dot(F acc, const Line& w, const Line& a) { return fma(w.odd, a.odd, fma(w.even, a.even, acc)); }
 

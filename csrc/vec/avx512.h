@@ -49,6 +49,7 @@ inline F pow2(F n) {
     const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
     return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
 }
+inline F scale2(F a, F n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 inline float sum(F a) { return _mm512_reduce_add_ps(a.v); }
 inline float max_of(F a) { return _mm512_reduce_max_ps(a.v); }
 inline Mask less(F a, F b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
@@ -74,6 +75,20 @@ inline Pairs load_pairs(const uint32_t* p) { return widen_pairs(_mm512_loadu_si5
 inline Pairs load_pairs(const uint32_t* p, int n) { return widen_pairs(_mm512_maskz_loadu_epi32(first_lanes(n), p)); }
 
 inline Line load_line(const uint32_t* p) { return {reinterpret_cast<__m512bh>(_mm512_loadu_si512(p))}; }
+inline Line load_line(const uint32_t* p, int n) {
+    return {reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi32(first_lanes(n), p))};
+}
+inline Line store_line(uint32_t* p, F a, F b) {
+    const __m512bh both = _mm512_cvtne2ps_pbh(b.v, a.v);
+    _mm512_storeu_si512(p, reinterpret_cast<__m512i>(both));
+    return {both};
+}
+inline Line even_only(Line a) {
+    return {reinterpret_cast<__m512bh>(_mm512_maskz_mov_epi16(0x55555555u, reinterpret_cast<__m512i>(a.v)))};
+}
+inline Line odd_only(Line a) {
+    return {reinterpret_cast<__m512bh>(_mm512_maskz_mov_epi16(0xaaaaaaaau, reinterpret_cast<__m512i>(a.v)))};
+}
 inline Line broadcast_line(uint32_t p) { return {reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(p)))}; }
 inline F dot(F acc, Line w, Line a) { return {_mm512_dpbf16_ps(acc.v, w.v, a.v)}; }
 

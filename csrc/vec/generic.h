@@ -64,6 +64,11 @@ inline uint32_t to_bits(float f) {
 }
 // 2^n of integers -126 <= n <= 127.
 inline F pow2(F n) { PENSTOCK_LANES(from_bits(static_cast<uint32_t>(static_cast<int>(n.v[i]) + 127) << 23)); }
+// a * 2^n of integers -252 <= n <= 252.
+inline F scale2(F a, F n) {
+    const F half = round(n * set(0.5f));
+    return a * pow2(half) * pow2(n - half);
+}
 
 inline float sum(F a) {
     for (int w = 8; w > 0; w /= 2)
@@ -124,6 +129,17 @@ inline Pairs load_pairs(const uint32_t* p) { return load_pairs(p, 16); }
 inline Pairs broadcast_pairs(uint32_t p) { return {set(from_bits(p << 16)), set(from_bits(p & 0xffff0000u))}; }
 
 inline Line load_line(const uint32_t* p) { return load_pairs(p); }
+inline Line load_line(const uint32_t* p, int n) { return load_pairs(p, n); }
+// Stores 32 numbers as bf16 pairs, a's before b's; gives them back as they were rounded.
+inline Line store_line(uint32_t* p, const F& a, const F& b) {
+    uint16_t half[32];
+    store_bf16(half, a, 16);
+    store_bf16(half + 16, b, 16);
+    std::memcpy(p, half, 64);
+    return load_line(p);
+}
+inline Line even_only(const Line& a) { return {a.even, zero()}; }
+inline Line odd_only(const Line& a) { return {zero(), a.odd}; }
 inline Line broadcast_line(uint32_t p) { return broadcast_pairs(p); }
 inline F dot(F acc, const Line& w, const Line& a) { return fma(w.odd, a.odd, fma(w.even, a.even, acc)); }
 
