@@ -50,5 +50,7 @@ def test_rounded_inputs_stay_close() -> None:
 
 @pytest.mark.parametrize(("isa", "kv"), list(product(ISAS, ("f16", "bf16"))))
 def test_cache_types(isa: str, kv: str) -> None:
+    """A cache of bf16 is met by bf16 dot products: queries and softmax weights are rounded too."""
     got = runner("window", isa=isa, kv_dtype=kv).prefill(IDS, [5])
-    np.testing.assert_allclose(got, plain("window", "f32", kv_dtype=kv), rtol=1e-4, atol=1e-4)
+    off = 2e-3 if kv == "bf16" else 1e-4
+    np.testing.assert_allclose(got, plain("window", "f32", kv_dtype=kv), rtol=1e-4, atol=off)
