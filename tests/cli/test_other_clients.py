@@ -104,9 +104,14 @@ def test_flags_of_llama_cli() -> None:
     assert found.in_prefix == "<|im_start|>user\\n"
     assert generate.parser().read(["-fa", "on", "--color", "text"]).prompts == ["text"]
     assert generate.parser().read(["-fa", "text"]).prompts == ["text"]
-    for argv, told in ((["-ngl", "24"], "GPU are not there yet"), (["--cachekv_int8_type", "static"], "not there yet")):
+    for argv, told in ((["-ngl", "many"], "number of layers"), (["--cachekv_int8_type", "static"], "not there yet")):
         with pytest.raises(ConfigError, match=told):
             chat.parser().read(argv)
+
+
+def test_layers_on_a_gpu_are_computed_on_the_cpu_and_it_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    chat.parser().read(["-ngl", "24"])
+    assert "computed on the CPU" in caplog.text
 
 
 def test_escapes() -> None:

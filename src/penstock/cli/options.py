@@ -6,6 +6,7 @@ A value comes from the flag, else from ``PENSTOCK_<NAME>`` in the environment, e
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import Field, fields
@@ -130,7 +131,7 @@ def engine_options(parser: Parser, leave_out: Collection[str] = ()) -> None:
             parser.switch(name, argparse.SUPPRESS, synonyms=SHORTER.get(name, ()))
         else:
             parser.option(name, argparse.SUPPRESS, type=_plain, synonyms=SHORTER.get(name, ()))
-    parser.option("n-gpu-layers", argparse.SUPPRESS, type=_no_gpu, synonyms=("gpu-layers", "-ngl"))
+    parser.option("n-gpu-layers", argparse.SUPPRESS, type=_gpu_layers, synonyms=("gpu-layers", "-ngl"))
 
 
 def _add(parser: Parser, group: Any, each: Field[Any]) -> None:
@@ -220,10 +221,13 @@ def _plain(text: str) -> int | float | str:
     return text
 
 
-def _no_gpu(text: str) -> int:
+def _gpu_layers(text: str) -> str:
+    """llama.cpp's layers on a GPU: they change where is computed, not what, so the CPU takes them and says so."""
+    if text not in ("auto", "all") and not text.lstrip("-").isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: must be a number of layers, auto or all")
     if text not in ("0", "auto"):
-        raise argparse.ArgumentTypeError(f"{text}: layers on a GPU are not there yet, use 0, or leave it out")
-    return 0
+        logging.getLogger("penstock").warning("-ngl %s: no GPU is used yet, all layers are computed on the CPU", text)
+    return text
 
 
 def environment_names() -> Mapping[str, str]:
