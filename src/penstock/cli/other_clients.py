@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from penstock.cli.other_servers import FLASH, only
+from penstock.cli.other_servers import FLASH, teach
 from penstock.cli.parser import FALSE, Parser
 
 HARMLESS = (
@@ -39,12 +39,5 @@ ONLY: dict[str, tuple[tuple[str, ...], str]] = {
 
 def other_clients(parser: Parser) -> None:
     """Teach ``parser`` the flags that it has not by itself."""
-    for name in BARE:
-        parser.switch(name, argparse.SUPPRESS)
-    for name in HARMLESS:
-        parser.option(name, argparse.SUPPRESS)
-    for short, name in SHORT.items():
-        parser.synonyms(name, (short,))
-    for name, (values, why) in ONLY.items():
-        parser.option(name, argparse.SUPPRESS, type=only(values, why))
+    teach(parser, BARE, HARMLESS, SHORT, ONLY)
     parser.option("flash-attn", argparse.SUPPRESS, bare="on", words=FLASH, synonyms=("-fa",), choices=FLASH)

@@ -8,7 +8,7 @@ Those for a notion that penstock has are synonyms (``SYNONYMS``); the rest canno
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from penstock.cli.parser import FALSE, Parser
@@ -84,14 +84,7 @@ def other_servers(parser: Parser) -> None:
     """Teach ``parser`` the flags that it has not by itself. After its own options: a synonym here wins."""
     for name, synonyms in SYNONYMS.items():
         parser.synonyms(name, synonyms)
-    for name in BARE:
-        parser.switch(name, argparse.SUPPRESS)
-    for name in HARMLESS:
-        parser.option(name, argparse.SUPPRESS)
-    for short, name in SHORT.items():
-        parser.synonyms(name, (short,))
-    for name, (values, why) in ONLY.items():
-        parser.option(name, argparse.SUPPRESS, type=only(values, why))
+    teach(parser, BARE, HARMLESS, SHORT, ONLY)
     for name, why in REFUSED.items():
         parser.option(name, argparse.SUPPRESS, type=only((), why))
     parser.option("reasoning-parser", argparse.SUPPRESS, type=thinker, synonyms=("reasoning-format",))
@@ -100,6 +93,24 @@ def other_servers(parser: Parser) -> None:
     parser.option("flash-attn", argparse.SUPPRESS, bare="on", words=FLASH, synonyms=("-fa",), choices=FLASH)
     parser.switch("disable-radix-cache", argparse.SUPPRESS)
     parser.switch("json-output", argparse.SUPPRESS, synonyms=("log-json",))
+
+
+def teach(
+    parser: Parser,
+    bare: Iterable[str],
+    harmless: Iterable[str],
+    short: Mapping[str, str],
+    some: Mapping[str, tuple[tuple[str, ...], str]],
+) -> None:
+    """Flags of others: switches and options without effect, short names, and options that ``some`` values may have."""
+    for name in bare:
+        parser.switch(name, argparse.SUPPRESS)
+    for name in harmless:
+        parser.option(name, argparse.SUPPRESS)
+    for letter, name in short.items():
+        parser.synonyms(name, (letter,))
+    for name, (values, why) in some.items():
+        parser.option(name, argparse.SUPPRESS, type=only(values, why))
 
 
 def translated(args: argparse.Namespace) -> dict[str, Any]:
