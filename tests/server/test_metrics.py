@@ -57,6 +57,53 @@ def test_sizes_of_steps_and_refusals(checkpoint):
         assert f'{prefix}admission_rejections_total{{reason="shutting_down"}} 1.0' in text
 
 
+TGI = (
+    "tgi_request_count", "tgi_request_success", "tgi_request_failure", "tgi_queue_size", "tgi_batch_current_size",
+    "tgi_batch_current_max_tokens", "tgi_request_duration", "tgi_request_validation_duration",
+    "tgi_request_queue_duration", "tgi_request_inference_duration", "tgi_request_mean_time_per_token_duration",
+    "tgi_request_input_length", "tgi_request_generated_tokens", "tgi_request_max_new_tokens",
+)  # fmt: skip
+
+
+def test_tgis_names(checkpoint):
+    """Counters without ``_total``, as TGI writes them; it counts requests that it refuses, too."""
+    model = open_model(checkpoint)
+    with Server(model) as server:
+        for stream in ("", "_stream"):
+            body = {"inputs": "a" * 40, "parameters": {"max_new_tokens": 7}}
+            assert server.post(f"/generate{stream}", body).status == 200
+        server.post("/generate", {"inputs": ""})
+        text = server.get("/metrics").body.decode()
+        found = samples(server)
+    model.close()
+    for name in TGI:
+        kind = "gauge" if "size" in name or "batch" in name else "histogram"
+        kind = kind if name not in TGI[:3] else "counter"
+        assert f"# TYPE {name} {kind}\n" in text
+    for name, value in (("count", 3), ("success", 2), ("failure", 0)):
+        assert f'\ntgi_request_{name}{{model_name="tiny"}} {value}.0\n' in text
+    assert found["tgi_queue_size"] == found["tgi_batch_current_size"] == 0
+    assert found["tgi_batch_current_max_tokens"] > 1000
+    assert found["tgi_request_input_length_sum"] == 80 and found["tgi_request_max_new_tokens_sum"] == 14
+    assert found["tgi_request_input_length_bucket|50"] == 2 and found["tgi_request_input_length_bucket|20"] == 0
+    assert 0 < found["tgi_request_generated_tokens_sum"] <= 14
+    for name in TGI[6:]:
+        assert found[f"{name}_count"] == found[f"{name}_bucket|+Inf"] == (3 if "validation" in name else 2)
+        assert found[f"{name}_sum"] > 0
+
+
+def test_a_failed_request_is_counted(checkpoint, monkeypatch):
+    model = open_model(checkpoint)
+    with Server(model) as server:
+        monkeypatch.setattr(model.model.executor, "run", lambda batch: 1 // 0)
+        assert server.post("/generate", {"inputs": "a"}).status >= 400
+        monkeypatch.undo()
+        text = server.get("/metrics").body.decode()
+    model.close()
+    for name, value in (("count", 1), ("success", 0), ("failure", 1)):
+        assert f'\ntgi_request_{name}{{model_name="tiny"}} {value}.0\n' in text
+
+
 def test_health_ready_version_and_load(server):
     assert b"is running" in server.get("/").body and server.request("HEAD", "/").status == 200
     for path in ("/health", "/healthz", "/ready", "/readyz", "/live", "/livez", "/ping"):

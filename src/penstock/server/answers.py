@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,7 @@ class Answers:
         self.metrics: RequestMetrics | None = None
         self._streams: list[OutputStream | None] = [None] * count
         self._generated = [0] * count
+        self._limits = [0] * count
         self._spans: list[RequestSpan] = []
 
     @classmethod
@@ -78,6 +80,9 @@ class Answers:
                 mine["constraint"] = constraint if len(prompts) == 1 else constraint.copy()
             self._streams[i] = await served.llm.submit(prompt, params, f"http-{uuid4().hex}", **mine)
 
+        room = served.llm.model.max_model_len
+        self._limits = [room - len(p.token_ids) if params.max_tokens is None else params.max_tokens for p in prompts]
+        served.metrics.begun(len(prompts), None if current is None else time.monotonic() - current.began)
         try:
             if len(prompts) == 1:
                 await one(0, prompts[0])
@@ -160,7 +165,7 @@ class Answers:
             if output.finished and output.metrics is not None:
                 self.metrics = output.metrics
                 prompt, made = len(output.prompt_token_ids), self._generated[i]
-                self.served.metrics.finished(output.metrics, prompt, made)
+                self.served.metrics.finished(output.metrics, prompt, made, self._limits[i])
                 if self._spans:
                     reasons = [answer.finish_reason or "" for answer in output.outputs]
                     self._spans[i].end(output.metrics, prompt, made, reasons)
@@ -171,6 +176,7 @@ class Answers:
             async for output in stream:
                 yield output
         except PenstockError as error:
+            self.served.metrics.failed += 1
             if self._spans:
                 self._spans[i].fail(str(error))
             raise

@@ -1,6 +1,6 @@
 """Prometheus metrics: the engine's counters read at scrape time, histograms filled when a request ends.
 
-Each is shown twice, as ``penstock_*`` and under vLLM's name, which dashboards know.
+Each is shown twice, as ``penstock_*`` and under vLLM's name, which dashboards know; what TGI has too also under TGI's.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from penstock.server.histogram import COUNTS, TIMES, Histogram
+from penstock.server.tgi.metrics import text as tgi_text
 from penstock.types import RequestMetrics
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ HISTOGRAMS = {
     "request_decode_time_seconds": ("seconds from the first token to the last", TIMES),
     "request_inference_time_seconds": ("seconds from the first step to the last token", TIMES),
     "request_prompt_tokens": ("tokens of the prompt", COUNTS),
+    "request_params_max_tokens": ("tokens that an answer may have", COUNTS),
+    "request_validation_time_seconds": ("seconds to check and encode the prompts of an HTTP request", TIMES),
     "request_generation_tokens": ("tokens of all answers", COUNTS),
 }
 
@@ -37,13 +40,21 @@ class ModelMetrics:
 
     def __init__(self) -> None:
         self.histograms = {name: Histogram(bounds) for name, (_, bounds) in HISTOGRAMS.items()}
-        self.disconnects = 0
+        self.received = 0
+        self.failed = 0
 
-    def finished(self, times: RequestMetrics, prompt_tokens: int, generated: int) -> None:
+    def begun(self, requests: int, validated: float | None) -> None:
+        """Account for requests that go to the engine, seconds after their HTTP request came."""
+        self.received += requests
+        if validated is not None:
+            self.histograms["request_validation_time_seconds"].observe(validated)
+
+    def finished(self, times: RequestMetrics, prompt_tokens: int, generated: int, max_tokens: int) -> None:
         """Account for a request that ended by itself."""
         see = {name: h.observe for name, h in self.histograms.items()}
         see["request_prompt_tokens"](prompt_tokens)
         see["request_generation_tokens"](generated)
+        see["request_params_max_tokens"](max_tokens)
         first, last, scheduled = times.first_token_time, times.last_token_time, times.scheduled_time
         if first is None or scheduled is None:
             return
@@ -81,7 +92,7 @@ class Metrics:
 
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
-        return generate_latest(registry)
+        return generate_latest(registry) + tgi_text(self.models)
 
     def collect(self) -> Iterator[Metric]:
         """Called by prometheus_client."""
