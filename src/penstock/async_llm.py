@@ -27,6 +27,7 @@ from penstock.types import Constraint, EmbeddingRequestOutput, Message, RequestO
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.05
+ENGINE_THREAD = "penstock-engine"
 
 GRAMMAR_SECONDS = 15.0
 """What a request waits at most for its grammar: its turn, the trial, and a process for it if there is none."""
@@ -105,12 +106,12 @@ class AsyncLLM:
         self._streams: dict[str, Inbox] = {}
         self._mailboxes: dict[asyncio.AbstractEventLoop, Mailbox] = {}
         self._grammars = ThreadPoolExecutor(1, "penstock-grammars")
-        self._closed = False
+        self._closed = self._abandoned = False
         self.failure: BaseException | None = None
         self.queue_timeout = 0.0
         self._looked = 0.0
         self.last_progress = time.monotonic()
-        self._thread = threading.Thread(target=self._loop, name="penstock-engine", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name=ENGINE_THREAD, daemon=True)
         self._thread.start()
 
     async def generate(
@@ -204,12 +205,28 @@ class AsyncLLM:
         """Run ``function`` in the engine's thread, between two steps."""
         return await asyncio.wrap_future(self._submit(function))
 
-    def close(self) -> None:
-        """Stop the engine and free everything; requests under way end with ``OverloadedError``. Idempotent."""
+    def abandon(self, reason: str) -> None:
+        """Give up a step that hangs: whoever waits is told ``reason``, and nothing more is taken.
+
+        A thread cannot be ended from outside: it is left to itself with what it holds. For a process that ends.
+        """
+        self._abandoned = True
+        self.failure = ExecutionError(reason)
+        self._end(reason)
+
+    def close(self, patience: float | None = None) -> None:
+        """Stop the engine and free everything; requests under way end with ``OverloadedError``. Idempotent.
+
+        ``patience``: seconds that a step gets to end; its thread and what it holds are left behind then. None: as long
+        as it takes.
+        """
         if not self._closed:
             self._closed = True
             self._commands.put(None)
-            self._thread.join()
+            self._thread.join(patience)
+            if self._thread.is_alive():
+                logger.error("the engine's thread has not ended within %g s: it is left behind", patience)
+                return
             self._grammars.shutdown(cancel_futures=True)
             self.frontend.close()
             self.model.close()
@@ -268,14 +285,14 @@ class AsyncLLM:
     def _submit(self, function: Callable[[], Any]) -> Future[Any]:
         command = _Command(function)
         self._commands.put(command)
-        if not self._thread.is_alive():
+        if self._abandoned or not self._thread.is_alive():
             self._end()
         return command.future
 
     def _loop(self) -> None:
         """The engine's thread: commands, then a step, for ever. Sleeps when there is nothing to do."""
         try:
-            while self._obey():
+            while not self._abandoned and self._obey():
                 if self.queue_timeout:
                     self._expire(time.monotonic())
                 outputs = self.frontend.step()
@@ -341,10 +358,10 @@ class AsyncLLM:
         for mailbox, items in by_loop.items():
             mailbox.post(items, mailbox in urgent)
 
-    def _end(self) -> None:
+    def _end(self, reason: str = "the engine has stopped") -> None:
         """Tell everybody who still waits."""
         for stream in self._streams.values():
-            stream.mailbox.post([(stream, OverloadedError("the engine has stopped"))], True)
+            stream.mailbox.post([(stream, OverloadedError(reason))], True)
         self._streams.clear()
         while True:
             try:
@@ -352,4 +369,4 @@ class AsyncLLM:
             except queue.Empty:
                 return
             if command is not None:
-                command.future.set_exception(OverloadedError("the engine has stopped"))
+                command.future.set_exception(OverloadedError(reason))

@@ -60,6 +60,7 @@ HELP = {
     "keep_alive": "seconds an idle connection is kept (default: 30)",
     "drain_timeout": "seconds that running requests get to finish at the end (default: 30)",
     "watchdog_timeout": "seconds without a step after which /health fails (default: 120)",
+    "hang_timeout": "seconds without a step after which the server ends; 0: never (default: 600)",
     "log_requests": "one line for every request (default: on)",
     "tool_call_parser": f"how the model writes tool calls: {', '.join(TOOL_FORMATS)} (default: auto, by its template)",
     "reasoning": "tell thoughts apart from the answer, where the template marks them (default: on)",
@@ -110,7 +111,7 @@ def run(argv: Sequence[str]) -> int:
     args = parser().read(argv)
     options, start = serve_options(args), sampling_defaults(args)
     from penstock.server import logs
-    from penstock.server.run import serve
+    from penstock.server.run import leave, serve
 
     logs.configure(str(options.get("log_format", "text")), getattr(args, "log_level", "info"))
     quiet = getattr(args, "quiet", False)
@@ -123,7 +124,8 @@ def run(argv: Sequence[str]) -> int:
         note(f"ready at {url} (OpenAI API: {url}/v1; model: {', '.join(state.served) or 'none yet'})")
 
     with LoadProgress(quiet) as progress:
-        return serve(options, sampling=start, progress=progress, ready=ready)
+        status = serve(options, sampling=start, progress=progress, ready=ready)
+    return leave(status)
 
 
 def sampling_defaults(args: argparse.Namespace) -> dict[str, Any]:

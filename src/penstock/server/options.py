@@ -24,10 +24,11 @@ class ServerOptions:
     shut without one. ``allowed_hosts``: Host headers taken besides loopback names when bound to
     loopback (``*``: any). ``allowed_origins``: web pages of other origins that may call (CORS); none by default.
     ``max_requests_per_client`` (0: no bound) counts by API key, else by address; ``request_timeout`` (0: none) is for
-    the whole answer, ``queue_timeout`` (0: none) for the time till its first step. ``tool_call_parser``: how the model
-    writes calls, by its template when ``auto``. ``reasoning``:
-    tell what the model thinks apart from its answer, where its template marks it. ``pooling``: how the vectors of a
-    text become its embedding; ``auto``: as the checkpoint says, else ``last``.
+    the whole answer, ``queue_timeout`` (0: none) for the time till its first step. A step that takes longer than
+    ``watchdog_timeout`` makes ``/health`` fail, longer than ``hang_timeout`` (0: never) the server end.
+    ``tool_call_parser``: how the model writes calls, by its template when ``auto``. ``reasoning``: tell what the model
+    thinks apart from its answer, where its template marks it. ``pooling``: how the vectors of a text become its
+    embedding; ``auto``: as the checkpoint says, else ``last``.
 
     ``model_aliases``: further names of the one model that is given at the start.
 
@@ -57,6 +58,7 @@ class ServerOptions:
     keep_alive: float = 30.0
     drain_timeout: float = 30.0
     watchdog_timeout: float = 120.0
+    hang_timeout: float = 600.0
     log_requests: bool = True
     tool_call_parser: str = "auto"
     reasoning: bool = True
@@ -81,7 +83,7 @@ class ServerOptions:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 < value <= 86400:
                 raise ConfigError(f"{name} must be seconds above 0, at most 86400, got {value!r}")
-        for name in ("drain_timeout", "request_timeout", "queue_timeout"):
+        for name in ("drain_timeout", "request_timeout", "queue_timeout", "hang_timeout"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value <= 86400:
                 raise ConfigError(f"{name} must be seconds from 0 to 86400, got {value!r}")

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 import uvicorn
 
 from penstock.assemble import LoadProgress
-from penstock.async_llm import AsyncLLM
+from penstock.async_llm import ENGINE_THREAD, AsyncLLM
 from penstock.errors import ConfigError
 from penstock.server.app import build
 from penstock.server.descriptors import Loop, backlog, with_room
@@ -31,6 +32,8 @@ from penstock.server.tracing import Tracing, make_tracing
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+PATIENCE = 10.0
+"""Seconds that a step gets to end before the process does without it."""
 
 
 def serve(
@@ -70,9 +73,21 @@ def serve(
         if tracing is not None:
             tracing.close()
         for llm in models.values():
-            llm.close()
+            llm.close(PATIENCE)
         for served in state.served.values() if state is not None else ():
-            served.llm.close()
+            served.llm.close(PATIENCE)
+
+
+def leave(status: int) -> int:
+    """``status``, for the process to end with; at once if an engine's thread still hangs in native code.
+
+    The interpreter's end would pull the ground from under it.
+    """
+    if any(thread.name == ENGINE_THREAD for thread in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(status)
+    return status
 
 
 def load(models: dict[str, AsyncLLM], engine: Mapping[str, Any], progress: LoadProgress | None = None) -> None:
@@ -203,4 +218,4 @@ def _print_ready(url: str, state: State) -> None:
     sys.stdout.flush()
 
 
-__all__ = ["ServerOptions", "address", "bind", "make_server", "run_until_done", "serve"]
+__all__ = ["ServerOptions", "address", "bind", "leave", "make_server", "run_until_done", "serve"]

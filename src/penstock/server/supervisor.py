@@ -1,5 +1,6 @@
 """An engine that has stopped is loaded again, a little later each time; when that does not help, the server ends.
 
+It also ends when a step hangs: a thread cannot be ended from outside, and a second engine may not fit beside it.
 A step that fails fails its requests only (``Engine.step``). This is for what should not happen: the engine's own thread
 has ended. Its requests have been told (503); new ones are told to come again until the model is back.
 """
@@ -7,7 +8,9 @@ has ended. Its requests have been told (503); new ones are told to come again un
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
+import sys
 import time
 
 from penstock.async_llm import AsyncLLM
@@ -18,6 +21,8 @@ logger = logging.getLogger(__name__)
 PAUSES = (0.0, 2.0, 10.0)
 """Seconds before each new start; one more crash within ``WITHIN`` seconds ends the server."""
 WITHIN = 600.0
+LOOK_SECONDS = 1.0
+"""What one look counts at most."""
 
 
 class Supervisor:
@@ -27,13 +32,34 @@ class Supervisor:
         self.state = state
         self.given_up: str | None = None
         self._crashes: dict[str, list[float]] = {}
+        self._stuck: dict[str, tuple[float, float]] = {}
+        self._looked = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def look(self) -> None:
-        """See to engines that have stopped; called again and again on the event loop."""
+        """See to engines that have stopped or hang; called again and again on the event loop."""
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, LOOK_SECONDS), now
         for served in list(self.state.served.values()):
             if served.llm.failure is not None and not self.state.draining and self.given_up is None:
                 self._crashed(served)
+            elif self._hangs(served, passed) and not self.state.draining and self.given_up is None:
+                told = f"a step of '{served.name}' has not ended for {self.state.options.hang_timeout:g} s"
+                if sys.__stderr__ is not None:
+                    faulthandler.dump_traceback(sys.__stderr__)
+                served.llm.abandon(f"{told}: the server ends")
+                self._give_up(told)
+
+    def _hangs(self, served: Served, passed: float) -> bool:
+        """Whether one step has taken longer than is allowed, by what this loop has seen of it.
+
+        A process that was stopped and goes on has not hung meanwhile.
+        """
+        llm, limit = served.llm, self.state.options.hang_timeout
+        mark, seconds = self._stuck.get(served.name, (0.0, 0.0))
+        seconds = seconds + passed if llm.model.engine.has_work and llm.last_progress == mark else 0.0
+        self._stuck[served.name] = (llm.last_progress, seconds)
+        return 0 < limit < seconds
 
     def _crashed(self, served: Served) -> None:
         now, name = time.monotonic(), served.name
