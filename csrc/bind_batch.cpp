@@ -53,6 +53,7 @@ SamplingBatch read_sampling(Arrays& arrays, nb::handle o) {
     b.top_k = arrays.get<int32_t>(o, "top_k");
     b.top_p = arrays.get<float>(o, "top_p");
     b.min_p = arrays.get<float>(o, "min_p");
+    b.typical_p = arrays.get<float>(o, "typical_p");
     b.repetition = arrays.get<float>(o, "repetition");
     b.presence = arrays.get<float>(o, "presence");
     b.frequency = arrays.get<float>(o, "frequency");

@@ -102,16 +102,16 @@ class Candidates {
         return mass;
     }
 
-    // The place, in order, of the first of n candidates at which `enough(mass up to and with it)` holds, or the last
+    // The place, in `order`, of the first of n candidates at which `enough(mass up to and with it)` holds, or the last
     // one; all before it are moved before it. Halves are told apart without being sorted.
-    template <class F>
-    int64_t prefix(int64_t n, F enough) {
+    template <class F, class G = decltype(&better)>
+    int64_t prefix(int64_t n, F enough, G order = better) {
         Candidate* c = items_;
         int64_t begin = 0, end = n;
         double before = 0;
         while (end - begin > kSortAtOnce) {
             const int64_t middle = begin + (end - begin) / 2;
-            std::nth_element(c + begin, c + middle, c + end, better);
+            std::nth_element(c + begin, c + middle, c + end, order);
             double mass = before;
             for (int64_t j = begin; j < middle; j++) mass += c[j].mass;
             if (enough(mass)) {
@@ -121,7 +121,7 @@ class Candidates {
                 before = mass;
             }
         }
-        std::sort(c + begin, c + end, better);
+        std::sort(c + begin, c + end, order);
         for (int64_t j = begin; j < end; j++) {
             before += c[j].mass;
             if (enough(before)) return j;

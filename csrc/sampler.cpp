@@ -99,7 +99,8 @@ class Entry {
     int32_t draw(const float* x, float max) {
         const double u = uniform(b_.seed[i_], b_.draw[i_]);
         const int64_t k = b_.top_k[i_];
-        const double p = b_.top_p[i_], min_p = b_.min_p[i_];
+        const double p = b_.top_p[i_], min_p = b_.min_p[i_], typical_p = b_.typical_p[i_];
+        if (typical_p < 1) return draw_of_typical(x, max, k, p, min_p, typical_p, u);
         if (k > 0 && k < vocab_) return draw_of_best(x, max, k, p, min_p, u);
         if (p >= 1 && min_p <= 0) return draw_by_id(x, max, u);
         const int64_t n = few(x, max, p, min_p);
@@ -111,6 +112,24 @@ class Entry {
         int64_t n = c_.keep_best(x, max, k);
         if (n <= kSortAtOnce) c_.sort(n);
         return draw_of(cut(n, c_.mass_of(n), p, min_p), u);
+    }
+
+    // Among the most typical ones of what top_k, top_p and min_p leave.
+    int32_t draw_of_typical(const float* x, float max, int64_t k, double p, double min_p, double typical_p, double u) {
+        int64_t n = k > 0 && k < vocab_ ? c_.keep_best(x, max, k) : c_.gather(x, max, 0, kBins - 1);
+        n = cut(n, c_.mass_of(n), p, min_p);
+        const double total = c_.mass_of(n);
+        double mean = 0;
+        for (int64_t j = 0; j < n; j++) mean += c_[j].mass * (static_cast<double>(c_[j].logit) - max);
+        mean /= total;
+        const auto away = [&](const Candidate& a) { return std::fabs(static_cast<double>(a.logit) - max - mean); };
+        const auto nearer = [&](const Candidate& a, const Candidate& b) {
+            const double d = away(a), e = away(b);
+            return d != e ? d < e : better(a, b);
+        };
+        const auto enough = [&](double mass) { return mass >= typical_p * total; };
+        const double border = away(c_[c_.prefix(n, enough, nearer)]);
+        return draw_of(c_.keep(n, [&](const Candidate& a) { return away(a) <= border; }), u);
     }
 
     // What top_p of `total` and min_p leave of n candidates; returns how many.

@@ -1,5 +1,5 @@
 // From rows of logits to tokens. The reference meaning is executors/sampling.py; the order is
-//   logit_bias -> penalties -> mask -> temperature -> top_k -> top_p -> min_p -> one draw.
+//   logit_bias -> penalties -> mask -> temperature -> top_k -> top_p -> min_p -> typical_p -> one draw.
 // An entry is computed by one worker from its own row and parameters alone.
 #pragma once
 #include <cstdint>
@@ -15,7 +15,7 @@ struct SamplingBatch {
     Span<int32_t> row, target;
     Span<float> temperature;
     Span<int32_t> top_k;
-    Span<float> top_p, min_p, repetition, presence, frequency;
+    Span<float> top_p, min_p, typical_p, repetition, presence, frequency;
     Span<uint64_t> seed;
     Span<int64_t> draw;
     Span<int32_t> num_logprobs;

@@ -41,6 +41,7 @@ void check_sampling(const SamplingBatch& b, int64_t rows, int64_t vocab, const S
     size_is("top_k", b.top_k, n);
     size_is("top_p", b.top_p, n);
     size_is("min_p", b.min_p, n);
+    size_is("typical_p", b.typical_p, n);
     size_is("repetition", b.repetition, n);
     size_is("presence", b.presence, n);
     size_is("frequency", b.frequency, n);
@@ -54,6 +55,7 @@ void check_sampling(const SamplingBatch& b, int64_t rows, int64_t vocab, const S
     within("top_k", b.top_k, 0, INT32_MAX);
     within("top_p", b.top_p, 0, 1);
     within("min_p", b.min_p, 0, 1);
+    within("typical_p", b.typical_p, 0, 1);
     within("repetition", b.repetition, 1e-6, 1e6);
     within("presence", b.presence, -1e6, 1e6);
     within("frequency", b.frequency, -1e6, 1e6);

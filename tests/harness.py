@@ -210,6 +210,7 @@ def sampling(rows: Sequence[int], vocab: int, **columns: Any) -> SamplingBatch:
         row=np.array(rows, np.int32), target=column("target", -1, np.int32),
         temperature=column("temperature", 0, np.float32), top_k=column("top_k", 0, np.int32),
         top_p=column("top_p", 1, np.float32), min_p=column("min_p", 0, np.float32),
+        typical_p=column("typical_p", 1, np.float32),
         repetition=column("repetition", 1, np.float32), presence=column("presence", 0, np.float32),
         frequency=column("frequency", 0, np.float32), seed=column("seed", 0, np.uint64),
         draw=column("draw", 0, np.int64), num_logprobs=column("num_logprobs", -1, np.int32),

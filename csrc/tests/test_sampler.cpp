@@ -86,7 +86,7 @@ void threads() {
         for (const float v : logits(random, kVocab, 4)) x.push_back(v);
     }
     std::vector<int32_t> row, target, top_k, num_logprobs, mask_row(kEntries, -1), starts(kEntries + 1, 0);
-    std::vector<float> temperature, top_p, min_p, ones(kEntries, 1.0f), zeros(kEntries, 0.0f);
+    std::vector<float> temperature, top_p, min_p, typical_p, ones(kEntries, 1.0f), zeros(kEntries, 0.0f);
     std::vector<uint64_t> seed;
     std::vector<int64_t> draw;
     for (int64_t i = 0; i < kEntries; i++) {
@@ -97,6 +97,7 @@ void threads() {
         temperature.push_back(static_cast<float>(i % 4) * 0.5f);
         top_p.push_back(i % 2 == 0 ? 0.9f : 1.0f);
         min_p.push_back(i % 7 == 0 ? 0.05f : 0.0f);
+        typical_p.push_back(i % 6 == 1 ? 0.8f : 1.0f);
         seed.push_back(random.next());
         draw.push_back(i);
     }
@@ -105,7 +106,8 @@ void threads() {
     };
     SamplingBatch b;
     b.row = span(row), b.target = span(target), b.temperature = span(temperature), b.top_k = span(top_k);
-    b.top_p = span(top_p), b.min_p = span(min_p), b.repetition = span(ones), b.presence = span(zeros);
+    b.top_p = span(top_p), b.min_p = span(min_p), b.typical_p = span(typical_p), b.repetition = span(ones),
+    b.presence = span(zeros);
     b.frequency = span(zeros), b.seed = span(seed), b.draw = span(draw), b.num_logprobs = span(num_logprobs);
     b.history_start = span(starts), b.bias_start = span(starts), b.mask_row = span(mask_row);
 

@@ -9,7 +9,7 @@ from typing import Any
 from penstock.errors import RequestError, nearest
 from penstock.types import MAX_N, SamplingParams, TokenLogprobs
 
-FROM_CHECKPOINT = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+FROM_CHECKPOINT = ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty")
 NAMES = frozenset(f.name for f in fields(SamplingParams))
 HF_NAMES = {
     "max_new_tokens": "max_tokens", "num_return_sequences": "n", "min_new_tokens": "min_tokens", "stop_strings": "stop",
@@ -26,7 +26,6 @@ HF_NEUTRAL: dict[str, tuple[Any, ...]] = {
     "handle_long_generation": (None,),
     "no_repeat_ngram_size": (0, None),
     "encoder_no_repeat_ngram_size": (0, None),
-    "typical_p": (1.0, None),
     "epsilon_cutoff": (0.0, None),
     "eta_cutoff": (0.0, None),
     "penalty_alpha": (0.0, None),
@@ -48,7 +47,7 @@ HF_NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 """HF arguments with the values that change nothing here (empty: any)."""
 KNOWN = (*NAMES, *HF_NAMES, *HF_NEUTRAL, "num_beams", "do_sample", "max_length", "eos_token_id")
-NO_DRAWS: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
+NO_DRAWS: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "typical_p": 1.0}
 """How a checkpoint's defaults must be changed for beam search, which draws nothing."""
 
 

@@ -369,7 +369,8 @@ def test_what_beams_can_never_hold_is_refused_with_the_numbers() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("temperature", 0.7), ("top_p", 0.9), ("top_k", 4), ("min_p", 0.1), ("presence_penalty", 1.0),
+        ("temperature", 0.7), ("top_p", 0.9), ("top_k", 4), ("min_p", 0.1), ("typical_p", 0.5),
+        ("presence_penalty", 1.0),
         ("frequency_penalty", 1.0), ("early_stopping", "often"), ("early_stopping", 1), ("length_penalty", 1e9),
         ("length_penalty", "long"), ("use_beam_search", 1),
     ],

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.executors.sampling import sample, uniform
+from penstock.executors.sampling import sample, typical, uniform
 from penstock.types import StepOutput
 from tests.harness import sampling
 
@@ -21,9 +21,9 @@ def tokens(logits: Any = LOGITS, entries: int = 1, **columns: Any) -> list[int]:
     return sample(rows, sampling([0] * entries, rows.shape[1], **columns)).token_ids.tolist()
 
 
-def share(n: int = 4000, **columns: Any) -> dict[int, float]:
+def share(n: int = 4000, logits: Any = LOGITS, **columns: Any) -> dict[int, float]:
     """How often each token is drawn, over ``n`` draws of one seed."""
-    found = tokens(entries=n, draw=np.arange(n), **({"temperature": 1.0} | columns))
+    found = tokens(logits, entries=n, draw=np.arange(n), **({"temperature": 1.0} | columns))
     ids, counts = np.unique(found, return_counts=True)
     return dict(zip(ids.tolist(), (counts / n).tolist()))
 
@@ -108,6 +108,31 @@ def test_min_p_is_relative_to_the_best() -> None:
     assert set(share(min_p=0.99)) == {1, 3}
     assert set(share(min_p=float(np.exp(-1.0)) * 0.999)) == {1, 3, 2}
     assert set(share(min_p=0.97, temperature=50.0)) >= {1, 3, 2}
+
+
+def test_typical_p_keeps_what_is_nearest_the_entropy() -> None:
+    p = np.array([0.7, 0.1, 0.1, 0.06, 0.04])  # entropy 1.01 nats; surprise 0.36, 2.30, 2.30, 2.81, 3.22
+    x = np.log(p)
+    assert set(share(logits=x, typical_p=0.5)) == {0}
+    assert set(share(logits=x, typical_p=0.75)) == {0, 1, 2}  # equals stay together
+    assert set(share(logits=x, typical_p=0.95)) == {0, 1, 2, 3}
+    # 60 equals are more typical than the one likeliest: it is left out
+    wide = np.log(np.array([0.4, *[0.01] * 60]))
+    assert 0 not in share(logits=wide, typical_p=0.5)
+    assert set(share(logits=wide, typical_p=0.7)) == set(range(61))
+    # of what top_k and min_p leave
+    assert set(share(logits=wide, typical_p=0.5, top_k=1)) == {0}
+    assert set(share(logits=x, typical_p=0.999, min_p=0.1)) == {0, 1, 2}
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.02, 0.98), st.sampled_from([2, 7, 60]))
+def test_typical_p_is_transformers(seed: int, p: float, vocab: int) -> None:
+    process = pytest.importorskip("transformers.generation.logits_process")
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(seed).standard_normal(vocab).astype(np.float32) * 3
+    x = -np.sort(-x)
+    kept = process.TypicalLogitsWarper(mass=p)(None, torch.from_numpy(x.astype(np.float64))[None])[0]
+    np.testing.assert_array_equal(typical(x, np.exp(x.astype(np.float64) - x[0]), p), np.isfinite(kept.numpy()))
 
 
 def test_a_draw_is_a_function_of_seed_and_number_alone() -> None:

@@ -173,7 +173,8 @@ def test_a_prefix_hit_is_seen_in_the_output(llm: LLM) -> None:
 def test_hostile_numbers_are_refused_by_name() -> None:
     for values in (
         {"n": 10**9}, {"n": 0}, {"n": 1.5}, {"temperature": float("nan")}, {"temperature": -1}, {"top_p": 0},
-        {"top_p": float("inf")}, {"top_k": -2}, {"min_p": 2}, {"max_tokens": 0}, {"max_tokens": 2**70},
+        {"top_p": float("inf")}, {"top_k": -2}, {"min_p": 2}, {"typical_p": 0},
+        {"max_tokens": 0}, {"max_tokens": 2**70},
         {"logprobs": 10**6}, {"repetition_penalty": 0}, {"stop": [""]}, {"stop": [1]}, {"seed": 2**64},
         {"logit_bias": {1: float("nan")}}, {"stop_token_ids": [-1]}, {"min_tokens": 5, "max_tokens": 2},
         {"presence_penalty": True}, {"ignore_eos": "x"},

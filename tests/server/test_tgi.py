@@ -118,7 +118,8 @@ def test_a_stop_sequence_is_kept_in_the_text(server):
         ({"truncate": 0}, "truncate"), ({"truncate": 10**9}, "truncate"), ({"stop": [""]}, "stop"),
         ({"max_new_tokens": 0}, "max_tokens"), ({"max_new_tokens": 10**9}, "max_tokens"),
         ({"watermark": True}, "watermark"),
-        ({"typical_p": 0.5}, "typical_p"), ({"grammar": {"type": "regex", "value": 5}}, "grammar"),
+        ({"typical_p": 0}, "typical_p"), ({"typical_p": 1.5}, "typical_p"),
+        ({"grammar": {"type": "regex", "value": 5}}, "grammar"),
         ({"seed": "x"}, "seed"), ({"max_new_token": 3}, "max_new_tokens"), ({"adapter_id": "x"}, "adapter_id"),
         ({"num_beams": 2, "do_sample": True}, "num_beams"), ({"num_beams": 2, "best_of": 2}, "best_of"),
         ({"length_penalty": 2.0}, "length_penalty"), ({"num_beams": 10**6}, "best_of"),
@@ -128,6 +129,19 @@ def test_errors_are_in_tgis_form(server, parameters, word):
     answer = server.post("/generate", {"inputs": "a", "parameters": parameters})
     assert answer.status == 422 and set(answer.json) == {"error", "error_type"}
     assert word in answer.json["error"] and answer.json["error_type"] == "validation"
+
+
+def test_typical_p_draws_among_typical_tokens(server):
+    said = {"max_new_tokens": 8, "details": True}
+    drawn = [
+        server.post("/generate", {"inputs": "abc", "parameters": {**said, "typical_p": p, "seed": 5}}).json
+        for p in (0.05, 0.05, 0.99)
+    ]
+    assert drawn[0] == drawn[1]
+    assert drawn[0]["details"]["seed"] == 5, "it asks for sampling"
+    assert drawn[0]["generated_text"] != drawn[2]["generated_text"]
+    off = server.post("/generate", {"inputs": "abc", "parameters": {**said, "typical_p": 1.0, "seed": 5}}).json
+    assert off == server.post("/generate", {"inputs": "abc", "parameters": said}).json
 
 
 def test_other_errors(server):

@@ -18,6 +18,7 @@ OPTIONS: dict[str, Row] = {
     "top_p": ("share of probability kept (default: the checkpoint's, else 1)", number, ()),
     "top_k": ("number of tokens kept; 0: all (default: the checkpoint's, else 0)", whole, ()),
     "min_p": ("least probability kept, as a share of the best (default: 0)", number, ()),
+    "typical_p": ("share of probability kept, the most typical tokens first (default: 1)", number, ("typical",)),
     "repetition_penalty": ("above 1 repeats less (default: the checkpoint's, else 1)", number, ("repeat-penalty",)),
     "presence_penalty": ("on tokens that were put out (default: 0)", number, ()),
     "frequency_penalty": ("by how often they were (default: 0)", number, ()),
@@ -39,6 +40,7 @@ SWITCHES = {
 }
 
 
+DRAWING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 BEAMS = ("num_beams", "length_penalty", "early_stopping")
 
 
@@ -84,5 +86,5 @@ def params(args: argparse.Namespace, defaults: SamplingParams, max_tokens: int |
 def _drawn(values: dict[str, Any]) -> dict[str, Any]:
     """Without what beam search has no use for, if ``do_sample`` says that nothing is drawn."""
     if values.get("num_beams", 1) > 1 and values.get("do_sample") is False:
-        return {name: value for name, value in values.items() if name not in ("temperature", "top_p", "top_k", "min_p")}
+        return {name: value for name, value in values.items() if name not in DRAWING}
     return values

@@ -57,7 +57,7 @@ class BatchBuilder:
         self.positions = positions
         self._tables = np.full((max_seqs, max_blocks), -1, np.int32)
         self._table_len = [0] * max_seqs
-        self._floats = np.zeros((6, max_seqs), np.float32)
+        self._floats = np.zeros((7, max_seqs), np.float32)
         self._top_k = np.zeros(max_seqs, np.int32)
         self._num_logprobs = np.zeros(max_seqs, np.int32)
         self._seed = np.zeros(max_seqs, np.uint64)
@@ -71,7 +71,7 @@ class BatchBuilder:
         params, seat = seq.request.params, seq.seat
         temperature = 0.0 if params.greedy else params.temperature
         self._floats[:, seat] = (
-            temperature, params.top_p, params.min_p,
+            temperature, params.top_p, params.min_p, params.typical_p,
             params.repetition_penalty, params.presence_penalty, params.frequency_penalty,
         )  # fmt: skip
         self._top_k[seat] = params.top_k
@@ -219,7 +219,7 @@ class BatchBuilder:
     def _sampling_batch(self, entries: list[Entry], rows: list[int], targets: list[int]) -> SamplingBatch:
         n = len(entries)
         seats = np.fromiter((e.seq.seat for e in entries), np.int64, n)
-        temperature, top_p, min_p, repetition, presence, frequency = self._floats[:, seats]
+        temperature, top_p, min_p, typical_p, repetition, presence, frequency = self._floats[:, seats]
         num_logprobs = self._num_logprobs[seats]
         for i, entry in enumerate(entries):
             if entry.prompt_index >= 0:
@@ -234,6 +234,7 @@ class BatchBuilder:
             top_k=self._top_k[seats],
             top_p=top_p,
             min_p=min_p,
+            typical_p=typical_p,
             repetition=repetition,
             presence=presence,
             frequency=frequency,

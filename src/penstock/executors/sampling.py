@@ -6,11 +6,14 @@ For one entry of a :class:`SamplingBatch`, with ``x`` its row of float32 logits;
     2. repetition r over tokens in prompt or output: x < 0 ? x * r : x / r; then over tokens put out c > 0 times:
        x -= presence; x -= frequency * c
     3. temperature < 1e-5: the largest x, the lowest id among equals. Otherwise x /= temperature
-    4. candidates are tokens with finite x. Where top_k, top_p or min_p cuts, they are sorted by (x descending, id
+    4. candidates are tokens with finite x. Where one of the following cuts, they are sorted by (x descending, id
        ascending), else they stand by id. w = exp(float64(x) - max x)
        top_k   the first k
        top_p   the smallest prefix whose mass is at least p times the mass of what top_k left
        min_p   those with w >= min_p
+       typical_p  of what is left, with m the mean of x - max x weighted by w: those with the least |x - max x - m| (a
+               token's surprise less the entropy, Meister et al. 2022), as few as have at least typical_p of the mass,
+               and all that are as near as the last of them
     5. the first candidate whose cumulative mass is above u * mass of all left, u = `uniform(seed, draw)`
 
 Sums run in float64 in candidates' order. Log probabilities and ranks are of the raw row, before step 1: log-softmax in
@@ -105,7 +108,8 @@ def choose(x: F32, batch: SamplingBatch, i: int) -> int:
     ids: I64 = np.flatnonzero(np.isfinite(x))
     top_k, top_p, min_p = int(batch.top_k[i]), float(batch.top_p[i]), float(batch.min_p[i])
     top_k = 0 if top_k >= len(x) else top_k  # cuts nothing
-    if top_k > 0 or top_p < 1 or min_p > 0:
+    typical_p = float(batch.typical_p[i])
+    if top_k > 0 or top_p < 1 or min_p > 0 or typical_p < 1:
         ids = ids[np.argsort(-x[ids], kind="stable")]
         if top_k > 0:
             ids = ids[:top_k]
@@ -117,9 +121,22 @@ def choose(x: F32, batch: SamplingBatch, i: int) -> int:
     if min_p > 0:
         keep = int(np.count_nonzero(weights >= min_p))
         ids, weights = ids[:keep], weights[:keep]
+    if typical_p < 1:
+        near = typical(x[ids], weights, typical_p)
+        ids, weights = ids[near], weights[near]
     mass = np.cumsum(weights)
     above = np.flatnonzero(mass > uniform(int(batch.seed[i]), int(batch.draw[i])) * mass[-1])
     return int(ids[above[0] if len(above) else -1])
+
+
+def typical(x: F32, weights: F64, p: float) -> NDArray[np.bool_]:
+    """Which of the candidates [N] ``typical_p`` keeps; x[0] is the largest."""
+    z = x.astype(np.float64) - np.float64(x[0])
+    away = np.abs(z - (weights * z).sum() / weights.sum())
+    order = np.argsort(away, kind="stable")
+    mass = np.cumsum(weights[order])
+    kept: NDArray[np.bool_] = away <= away[order[np.argmax(mass >= p * mass[-1])]]
+    return kept
 
 
 def _score(raw: F32, token: int, n: int, i: int, out: _Scores) -> None:

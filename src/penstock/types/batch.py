@@ -43,6 +43,7 @@ class SamplingBatch:
     top_k: I32
     top_p: F32
     min_p: F32
+    typical_p: F32
     repetition: F32
     presence: F32
     frequency: F32

@@ -35,6 +35,7 @@ BEAM_NEUTRAL: dict[str, tuple[float, ...]] = {
     "top_p": (1.0,),
     "top_k": (0,),
     "min_p": (0.0,),
+    "typical_p": (1.0,),
     "presence_penalty": (0.0,),
     "frequency_penalty": (0.0,),
 }
@@ -54,7 +55,8 @@ class SamplingParams:
     """How tokens are chosen. Names and meanings as vLLM's; every field is checked on construction.
 
     Order: ``logit_bias``, penalties (repetition over prompt and output as in transformers; presence and frequency over
-    output), ``temperature`` (0 is greedy), ``top_k`` (0 or -1 off), ``top_p``, ``min_p``, then one draw with ``seed``.
+    output), ``temperature`` (0 is greedy), ``top_k`` (0 or -1 off), ``top_p``, ``min_p``, ``typical_p`` (1 off; locally
+    typical sampling, as in transformers and TGI), then one draw with ``seed``.
     ``max_tokens`` None means as many as the context allows. ``logprobs`` n: the chosen token's and the n best, of the
     raw distribution. Raises ``RequestError`` that names the field.
 
@@ -75,6 +77,7 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    typical_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
@@ -145,6 +148,7 @@ class SamplingParams:
             ("temperature", 0.0, 100.0, False),
             ("top_p", 0.0, 1.0, True),
             ("min_p", 0.0, 1.0, False),
+            ("typical_p", 0.0, 1.0, True),
             ("repetition_penalty", 0.0, 100.0, True),
             ("presence_penalty", -100.0, 100.0, False),
             ("frequency_penalty", -100.0, 100.0, False),

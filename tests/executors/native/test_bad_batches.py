@@ -75,6 +75,7 @@ def test_too_much_for_the_limits() -> None:
     "wrong",
     [
         {"target": 30}, {"target": -2}, {"temperature": -1.0}, {"temperature": np.nan}, {"top_p": 1.5}, {"min_p": -0.1},
+        {"typical_p": 1.5}, {"typical_p": np.nan},
         {"top_k": -1}, {"repetition": 0.0}, {"presence": np.nan}, {"num_logprobs": -2}, {"mask_row": 0},
         {"history_start": [0, 0, 1]}, {"history_start": [0, 1, 0], "history_ids": [1]}, {"bias_start": [1, 0, 0]},
         {"bias_start": [0, 0, 1], "bias_ids": [30], "bias_values": [1.0]},

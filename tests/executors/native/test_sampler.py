@@ -56,6 +56,7 @@ def wishes(draw: Any, vocab: int) -> dict[str, Any]:
         "top_k": draw(st.sampled_from([0, 0, 1, 2, 5, 40, vocab, 2 * vocab])),
         "top_p": draw(SHARES),
         "min_p": draw(st.sampled_from([0.0, 0.0, 0.01, 0.2, 1.0])),
+        "typical_p": draw(st.one_of(st.just(1.0), st.just(1.0), SHARES)),
         "repetition": draw(st.sampled_from([1.0, 1.3, 0.5])),
         "presence": draw(st.sampled_from([0.0, 0.5, -1.0])),
         "frequency": draw(st.sampled_from([0.0, 0.25, -0.5])),
@@ -120,7 +121,8 @@ FLAT = {"temperature": 1.0, "seed": 5}
     [
         {}, {"top_k": 50}, {"top_k": 20000}, {"top_p": 0.9}, {"top_p": 0.9999}, {"min_p": 0.05},
         {"top_k": 3000, "top_p": 0.5}, {"top_p": 0.8, "min_p": 0.001}, {"temperature": 20.0, "top_p": 0.99},
-        {"temperature": 0.05, "top_p": 0.3},
+        {"temperature": 0.05, "top_p": 0.3}, {"typical_p": 0.2}, {"typical_p": 0.95}, {"typical_p": 0.5, "top_p": 0.9},
+        {"typical_p": 0.3, "top_k": 5000}, {"typical_p": 0.9, "min_p": 0.001, "temperature": 2.0},
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("spread", [0.5, 4.0])

@@ -24,7 +24,10 @@ from penstock.server.state import Served
 from penstock.server.structured import from_llama_server
 from penstock.types import CompletionOutput, RequestMetrics, RequestOutput, RequestOutputKind, SamplingParams
 
-SAME = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "stop", "ignore_eos")
+SAME = (
+    "temperature", "top_k", "top_p", "min_p", "typical_p", "presence_penalty", "frequency_penalty", "stop",
+    "ignore_eos",
+)  # fmt: skip
 TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
     503: "unavailable_error",
@@ -122,6 +125,8 @@ def _final(
             "temperature": params.temperature,
             "top_k": params.top_k,
             "top_p": params.top_p,
+            "min_p": params.min_p,
+            "typical_p": params.typical_p,
             "seed": params.seed,
         },
         "prompt": output.prompt or "",

@@ -15,6 +15,7 @@ class CompletionRequest(msgspec.Struct, kw_only=True):
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    typical_p: float | None = None
     repeat_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
@@ -37,7 +38,6 @@ HARMLESS = frozenset({
 _NOT_YET = "is not available in this version: leave it out"
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "mirostat": ((0,), _NOT_YET),
-    "typical_p": ((1, 1.0), _NOT_YET),
     "dynatemp_range": ((0, 0.0), _NOT_YET),
     "dry_multiplier": ((0, 0.0), _NOT_YET),
     "xtc_probability": ((0, 0.0), _NOT_YET),

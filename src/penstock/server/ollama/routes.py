@@ -37,7 +37,7 @@ from penstock.server.tools.pieces import Piece, Reasoning, Text, ToolCall, read_
 from penstock.server.turn import Turn, begin, merged
 from penstock.types import F32, Message, RequestOutputKind, SamplingParams
 
-SAME = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "seed")
+SAME = ("temperature", "top_k", "top_p", "min_p", "typical_p", "presence_penalty", "frequency_penalty", "seed")
 LINES = "application/x-ndjson"
 Shape = Callable[[Sequence[Piece]], dict[str, Any]]
 

@@ -13,6 +13,7 @@ class Options(msgspec.Struct, kw_only=True):
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    typical_p: float | None = None
     repeat_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
@@ -28,7 +29,7 @@ HARMLESS_OPTIONS = frozenset({
 REFUSED_OPTIONS: dict[str, tuple[tuple[Any, ...], str]] = {
     name: (neutral, "is not available in this version: leave it out")
     for name, neutral in {
-        "mirostat": (0,), "mirostat_tau": (5.0,), "mirostat_eta": (0.1,), "typical_p": (1, 1.0), "tfs_z": (1, 1.0),
+        "mirostat": (0,), "mirostat_tau": (5.0,), "mirostat_eta": (0.1,), "tfs_z": (1, 1.0),
         "penalize_newline": (True,),
     }.items()
 }  # fmt: skip

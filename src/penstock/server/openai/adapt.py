@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from penstock.text.tokenizer import Tokenizer
 
 SAME_NAME = (
-    "n", "best_of", "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty",
-    "frequency_penalty", "repetition_penalty", "seed", "stop_token_ids", "include_stop_str_in_output", "ignore_eos",
-    "allowed_token_ids", "skip_special_tokens", "spaces_between_special_tokens", "prompt_logprobs",
-    "use_beam_search", "length_penalty", "early_stopping", "bad_words",
+    "n", "best_of", "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "typical_p",
+    "presence_penalty", "frequency_penalty", "repetition_penalty", "seed", "stop_token_ids",
+    "include_stop_str_in_output", "ignore_eos", "allowed_token_ids", "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "prompt_logprobs", "use_beam_search", "length_penalty", "early_stopping", "bad_words",
 )  # fmt: skip
 GUIDED = (
     "guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_json_object", "guided_whitespace_pattern",

@@ -16,8 +16,8 @@ LATENCIES = {
     "e2e": "e2e_request_latency_seconds",
 }
 SHOWN_DEFAULTS = (
-    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
-    "stop",
+    "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "presence_penalty",
+    "frequency_penalty", "seed", "stop",
 )  # fmt: skip
 MAX_MAP = 8192
 """Pools of more blocks are drawn from counts alone: looking at each would keep the event loop busy."""

@@ -36,6 +36,7 @@ def sampling_params(given: Parameters, stream: bool) -> SamplingParams:
         temperature=(1.0 if given.temperature is None else given.temperature) if sampling else 0.0,
         top_k=given.top_k or 0,
         top_p=1.0 if given.top_p is None else given.top_p,
+        typical_p=1.0 if given.typical_p is None else given.typical_p,
         repetition_penalty=1.0 if given.repetition_penalty is None else given.repetition_penalty,
         frequency_penalty=given.frequency_penalty or 0.0,
         # A seed of our own where none is given, so that details can name it.
@@ -56,6 +57,7 @@ def is_sampling(given: Parameters) -> bool:
         or given.temperature not in (None, 1.0)
         or given.top_k
         or (given.top_p is not None and given.top_p < 1.0)
+        or (given.typical_p is not None and given.typical_p < 1.0)
     )
 
 

@@ -30,6 +30,7 @@ class Parameters(msgspec.Struct, kw_only=True):
     top_n_tokens: int | None = None
     top_p: float | None = None
     truncate: int | None = None
+    typical_p: float | None = None
 
 
 class GenerateRequest(msgspec.Struct, kw_only=True):
@@ -50,9 +51,7 @@ HARMLESS_PARAMETERS = frozenset({
     "decode_input_details",  # as many scripts misspell it; TGI passes over it
     "use_cache", "wait_for_model", "return_text", "return_tensors", "clean_up_tokenization_spaces",
 })  # fmt: skip
-_NOT_YET = "is not available in this version: leave it out"
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "watermark": ((False,), "is not available: leave it out"),
-    "typical_p": ((1, 1.0), _NOT_YET),
     "stop_sequences": (([],), "is called stop here"),
 }
