@@ -133,6 +133,7 @@ def test_each_kind_says_what_it_was_asked_for(opened: Opened, seed: int) -> None
     assert said(grammar='start: "hi " NAME\nNAME: /bob|al/') in ("hi bob", "hi al")
     assert json.loads(said(json={"const": {"a": [1]}})) == {"a": [1]}
     assert said(json={"const": {"a": [1]}}, disable_any_whitespace=True) == '{"a":[1]}'
+    assert re.search(r"[ \t]{2}|\n\s*\n", re.sub(r"\n[ \t]{0,32}", "\n", said(json={"const": {"a": 1}}))) is None
     assert re.fullmatch(r'\{-*"a"-*:-*1-*\}', said(json={"const": {"a": 1}}, whitespace_pattern="-{1,3}"))
     more = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}
     assert json.loads(said(json=more, disable_additional_properties=True)) == {"a": 1}

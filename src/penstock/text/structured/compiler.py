@@ -43,7 +43,7 @@ WAIT_SECONDS = 5.0
 WORN_TOKENS = 16_384
 WORN_SECONDS = 1.0
 # A schema's own blank space is unlimited; a model that has lost its way would fill the answer with it.
-WHITESPACE = r"[ \n\r\t]{1,32}"
+WHITESPACE = r" |\r?\n[ \t]{0,32}"
 
 
 @dataclass(slots=True, eq=False)
