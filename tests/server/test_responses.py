@@ -47,6 +47,27 @@ def test_a_turn_goes_on_from_the_one_before(talker, client):
         client.responses.retrieve(unkept.id)
 
 
+def test_tokens_are_counted_as_they_are_used(talker, client):
+    talker.say("Yes.")
+    said = {"model": NAME, "input": "Is it so?", "instructions": "be kind", "tools": TOOLS}
+    made = client.responses.create(**said, max_output_tokens=9)
+    counted = client.responses.input_tokens.count(**said)
+    assert counted.input_tokens == made.usage.input_tokens and counted.object == "response.input_tokens"
+    more = client.responses.input_tokens.count(model=NAME, input="And now?", previous_response_id=made.id)
+    assert more.input_tokens > client.responses.input_tokens.count(model=NAME, input="And now?").input_tokens + 9
+    items = client.responses.input_items.list(made.id)
+    assert items.first_id == items.last_id == items.data[0].id
+
+
+def test_there_is_nothing_to_cancel(talker, client):
+    talker.say("Yes.")
+    made = client.responses.create(model=NAME, input="x", max_output_tokens=9)
+    with pytest.raises(openai.BadRequestError, match="background"):
+        client.responses.cancel(made.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.cancel("resp_none")
+
+
 def test_events_of_a_stream(talker, client):
     talker.say(f"<think>\nhm\n</think>\n\nWell. {CALL}")
     events = list(client.responses.create(model=NAME, input="1+?", tools=TOOLS, max_output_tokens=200, stream=True))

@@ -131,6 +131,24 @@ def test_errors_are_in_tgis_form(server, parameters, word):
     assert word in answer.json["error"] and answer.json["error_type"] == "validation"
 
 
+def test_vertex_gives_the_texts(server):
+    """Google's envelope: one text for each instance."""
+    texts = [server.post("/generate", {"inputs": p, "parameters": GREEDY}).json["generated_text"] for p in ("abc", "x")]
+    body = {"instances": [{"inputs": p, "parameters": GREEDY} for p in ("abc", "x")]}
+    assert server.post("/vertex", body).json == {"predictions": texts}
+    assert server.post("/vertex", {}).status == 422
+    for instances in ("[]", "[{}]", "[3]", '[{"inputs": ""}]'):
+        answer = server.post("/vertex", b'{"instances": %s}' % instances.encode())
+        assert answer.status == 422 and answer.json["error_type"] == "validation", instances
+
+
+def test_details_come_with_the_prompts_tokens_and_a_streams_headers_tell_of_it(server):
+    body = {"inputs": "abc", "parameters": {**GREEDY, "decoder_input_details": True}}
+    assert len(server.post("/generate", body).json["details"]["prefill"]) == 3
+    headers = server.post("/generate_stream", {"inputs": "abc", "parameters": GREEDY}).headers
+    assert headers["x-compute-type"] == "cpu" and headers["x-compute-characters"] == "3"
+
+
 def test_typical_p_draws_among_typical_tokens(server):
     said = {"max_new_tokens": 8, "details": True}
     drawn = [

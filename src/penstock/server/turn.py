@@ -105,7 +105,7 @@ async def begin(
 
     ``reasoning``: told apart from the answer, else a part of it; ``hidden``: left out. ``budget``: its tokens at most.
     """
-    continued = bool(messages) and messages[-1].get("role") == "assistant" and bool(messages[-1].get("content"))
+    continued = is_continued(messages)
     prompt = await render_chat(
         served.llm,
         messages,
@@ -126,6 +126,12 @@ async def begin(
     params = replace(params, output_kind=kind, skip_special_tokens=skip, structured_outputs=must)
     answers = await Answers.submit(served, [prompt], params, thoughts=how.thoughts)
     return Turn(served, answers, how)
+
+
+def is_continued(messages: Sequence[Message]) -> bool:
+    """Whether the answer goes on from what the assistant has begun to say."""
+    last = messages[-1] if messages else {}
+    return last.get("role") == "assistant" and bool(last.get("content"))
 
 
 def merged(pieces: Sequence[Piece]) -> list[Piece]:

@@ -17,7 +17,7 @@ from penstock.server.prompts import render_chat
 from penstock.server.sse import named_event
 from penstock.server.tools.check import check_tools
 from penstock.server.tools.pieces import Reasoning, Text, ToolCall
-from penstock.server.turn import Turn, begin
+from penstock.server.turn import Turn, begin, is_continued
 
 KINDS = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
@@ -127,7 +127,7 @@ async def count_tokens(call: Call) -> Reply:
     tools = adapt.functions(request.tools)
     check_tools(tools, adapt.choice(request.tool_choice)[0])
     shown = adapt.messages(request.messages, request.system)
-    continued = bool(shown) and shown[-1]["role"] == "assistant" and bool(shown[-1]["content"])
+    continued = is_continued(shown)
     prompt = await render_chat(
         served.llm, shown, tools=tools or None, add_generation_prompt=not continued, continue_final_message=continued
     )

@@ -16,14 +16,15 @@ from penstock.server.http import Call, Endpoint, Reply, Stream, encode, reply
 from penstock.server.openai import adapt as openai
 from penstock.server.openai.errors import error_body
 from penstock.server.openai.schema import Generation
+from penstock.server.prompts import render_chat
 from penstock.server.responses import adapt
-from penstock.server.responses.schema import HARMLESS, REFUSED, ResponsesRequest
+from penstock.server.responses.schema import HARMLESS, REFUSED, InputTokensRequest, ResponsesRequest
 from penstock.server.responses.store import Kept, Store
 from penstock.server.sse import named_event
 from penstock.server.state import Served
 from penstock.server.structured import from_response_format
 from penstock.server.tools.check import check_tools
-from penstock.server.turn import Turn, begin
+from penstock.server.turn import Turn, begin, is_continued
 
 
 async def create(call: Call) -> Reply | Stream:
@@ -34,19 +35,17 @@ async def create(call: Call) -> Reply | Stream:
     offer = check_tools(tools, request.tool_choice)
     before = _before(call, request.previous_response_id)
     messages = [*before, *adapt.messages(request.input)]
-    shown: list[dict[str, Any]] = [{"role": "system", "content": request.instructions}] if request.instructions else []
     generation = Generation(
         max_tokens=request.max_output_tokens, temperature=request.temperature, top_p=request.top_p,
         top_k=request.top_k, seed=request.seed, stop=request.stop,
     )  # fmt: skip
     params = openai.sampling_params(generation, call.state.default_params(served))
-    effort = (request.reasoning or {}).get("effort")
     turn = await begin(
-        call, served, [*shown, *messages], params, offer=offer,
+        call, served, _shown(request.instructions, messages), params, offer=offer,
         grammar=from_response_format((request.text or {}).get("format"), "text"), tools=tools,
         stream=bool(request.stream),
         parallel=request.parallel_tool_calls is not False,
-        kwargs={"reasoning_effort": effort} if isinstance(effort, str) else None,
+        kwargs=_template_kwargs(request.reasoning),
     )  # fmt: skip
     work = _Response(call, request, served, turn, messages, f"resp_{call.request_id}")
     if request.stream:
@@ -56,6 +55,15 @@ async def create(call: Call) -> Reply | Stream:
             turn.answers.close,
         )
     return reply(await work.whole())
+
+
+def _shown(instructions: str | None, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"role": "system", "content": instructions}, *messages] if instructions else messages
+
+
+def _template_kwargs(reasoning: dict[str, Any] | None) -> dict[str, Any] | None:
+    effort = (reasoning or {}).get("effort")
+    return {"reasoning_effort": effort} if isinstance(effort, str) else None
 
 
 def _check(request: ResponsesRequest) -> None:
@@ -183,7 +191,33 @@ async def retrieve(call: Call) -> Reply:
 
 async def input_items(call: Call) -> Reply:
     items = _kept(call, call.path_params["name"]).items
-    return reply({"object": "list", "data": items, "first_id": None, "last_id": None, "has_more": False})
+    first, last = (items[0]["id"], items[-1]["id"]) if items else (None, None)
+    return reply({"object": "list", "data": items, "first_id": first, "last_id": last, "has_more": False})
+
+
+async def input_tokens(call: Call) -> Reply:
+    """How long the prompt of a response would be, without making it."""
+    request = read(parse(call.body), InputTokensRequest, HARMLESS, REFUSED)
+    served = call.state.find(request.model)
+    tools = adapt.functions(request.tools)
+    offer = check_tools(tools, request.tool_choice)
+    shown = _shown(request.instructions, [*_before(call, request.previous_response_id), *adapt.messages(request.input)])
+    continued = is_continued(shown)
+    prompt = await render_chat(
+        served.llm,
+        shown,
+        tools=tools if offer.names else None,
+        add_generation_prompt=not continued,
+        continue_final_message=continued,
+        kwargs=_template_kwargs(request.reasoning),
+    )
+    return reply({"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)})
+
+
+async def cancel(call: Call) -> Reply:
+    _kept(call, call.path_params["name"])
+    said = "only a response in the background can be cancelled, and there are none here: close the connection instead"
+    raise RequestError(said)
 
 
 async def delete(call: Call) -> Reply:
@@ -196,7 +230,9 @@ async def delete(call: Call) -> Reply:
 def endpoints() -> tuple[Endpoint, ...]:
     return (
         Endpoint("POST", "/v1/responses", create, body=ResponsesRequest),
+        Endpoint("POST", "/v1/responses/input_tokens", input_tokens, body=InputTokensRequest),
         Endpoint("GET", "/v1/responses/{name}", retrieve),
+        Endpoint("POST", "/v1/responses/{name}/cancel", cancel, raw=True),
         Endpoint("DELETE", "/v1/responses/{name}", delete),
         Endpoint("GET", "/v1/responses/{name}/input_items", input_items),
     )

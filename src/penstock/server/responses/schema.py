@@ -29,6 +29,21 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
     truncation: str | None = None
 
 
+class InputTokensRequest(msgspec.Struct, kw_only=True):
+    """What of a response's request its prompt is made of."""
+
+    input: str | list[dict[str, Any]]
+    model: str | None = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: dict[str, Any] | None = None
+    reasoning: dict[str, Any] | None = None
+    truncation: str | None = None
+
+
 HARMLESS = frozenset({
     "user", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options",
     "stream_options", "moderation", "max_tool_calls", "include",

@@ -29,6 +29,7 @@ def sampling_params(given: Parameters, stream: bool) -> SamplingParams:
     beams: dict[str, Any] = {}
     if (given.num_beams or 1) > 1:
         beams = {"use_beam_search": True, "best_of": given.num_beams, "length_penalty": given.length_penalty or 1.0}
+    scored = given.details or given.decoder_input_details or stream or (given.best_of or 1) > 1
     limit = DEFAULT_NEW_TOKENS if given.max_new_tokens is UNSET else given.max_new_tokens
     return SamplingParams(
         n=given.best_of or 1,
@@ -43,8 +44,8 @@ def sampling_params(given: Parameters, stream: bool) -> SamplingParams:
         seed=secrets.randbits(63) if given.seed is None else given.seed,
         stop=tuple(given.stop or ()),
         include_stop_str_in_output=True,
-        logprobs=(given.top_n_tokens or 0) if given.details or stream or (given.best_of or 1) > 1 else None,
-        prompt_logprobs=0 if given.decoder_input_details and given.details else None,
+        logprobs=(given.top_n_tokens or 0) if scored else None,
+        prompt_logprobs=0 if given.decoder_input_details else None,
         structured_outputs=from_tgi(given.grammar),
         output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
         **beams,

@@ -12,7 +12,7 @@ from penstock.errors import RequestError, nearest
 from penstock.server.answers import Answers
 from penstock.server.body import parse, read
 from penstock.server.http import Call, Dialect, Endpoint, Reply, Stream, encode, reply
-from penstock.server.prompts import encode_prompts, render_chat
+from penstock.server.prompts import MAX_PROMPTS, encode_prompts, render_chat
 from penstock.server.state import Served
 from penstock.server.tgi import adapt
 from penstock.server.tgi.errors import error
@@ -23,8 +23,11 @@ from penstock.server.tgi.schema import (
     ChatTokenizeRequest,
     GenerateRequest,
     Parameters,
+    VertexRequest,
 )
 from penstock.types import RequestMetrics, SamplingParams
+
+COMPUTE = "cpu"
 
 
 async def generate(call: Call) -> Reply | Stream:
@@ -52,16 +55,30 @@ async def _generate(call: Call, fields: dict[str, Any], *, stream: bool, as_list
     answers = await Answers.submit(served, prompts, params)
     if stream:
         pieces = _events(given, params, served, answers, request.inputs)
-        return Stream(pieces, lambda p: _event(error(p)[1]), answers.close)
+        headers = {"x-compute-type": COMPUTE, "x-compute-characters": str(len(request.inputs))}
+        return Stream(pieces, lambda p: _event(error(p)[1]), answers.close, headers=headers)
     validated = time.monotonic() - began
     (output,) = await answers.finals()
     best = adapt.best_first(output.outputs)[0]
     text = request.inputs + best.text if given.return_full_text else best.text
     body: dict[str, Any] = {"generated_text": text}
-    if given.details:
+    if given.details or given.decoder_input_details:
         body["details"] = adapt.details(given, params, served.llm.model.tokenizer, output)
     headers = _headers(request.inputs, answers, output.metrics, validated, time.monotonic() - began)
     return reply([body] if as_list else body, headers=headers)
+
+
+async def vertex(call: Call) -> Reply:
+    """Google's envelope: the text that is generated for each instance."""
+    request = read(parse(call.body), VertexRequest, HARMLESS)
+    if not 0 < len(request.instances) <= MAX_PROMPTS:
+        raise RequestError(f"instances must be a list of 1 to {MAX_PROMPTS}", "instances")
+    predictions = []
+    for instance in request.instances:
+        answer = await _generate(call, instance, stream=False)
+        assert isinstance(answer, Reply)
+        predictions.append(parse(answer.body)["generated_text"])
+    return reply({"predictions": predictions})
 
 
 def _served(call: Call, request: GenerateRequest, given: Parameters) -> Served:
@@ -124,7 +141,7 @@ def _headers(
         return str(round(seconds * 1e3))
 
     return {
-        "x-compute-type": "cpu",
+        "x-compute-type": COMPUTE,
         "x-compute-time": f"{total:.6f}",
         "x-compute-characters": str(len(inputs)),
         "x-total-time": ms(total),
@@ -186,7 +203,8 @@ def dialect() -> Dialect:
         Endpoint("POST", "/generate", generate, body=GenerateRequest),
         Endpoint("POST", "/generate_stream", generate_stream, body=GenerateRequest),
         Endpoint("POST", "/invocations", compat, body=GenerateRequest),
+        Endpoint("POST", "/vertex", vertex, body=VertexRequest),
         Endpoint("GET", "/info", info),
         Endpoint("POST", "/chat_tokenize", chat_tokenize, body=ChatTokenizeRequest),
     )
-    return Dialect("tgi", endpoints, error, ("/generate", "/info", "/chat_tokenize", "/invocations"))
+    return Dialect("tgi", endpoints, error, ("/generate", "/info", "/chat_tokenize", "/invocations", "/vertex"))

@@ -40,6 +40,10 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
     model: str | None = None
 
 
+class VertexRequest(msgspec.Struct, kw_only=True):
+    instances: list[dict[str, Any]]
+
+
 class ChatTokenizeRequest(msgspec.Struct, kw_only=True):
     messages: list[dict[str, Any]]
     model: str | None = None
