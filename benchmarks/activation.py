@@ -1,12 +1,14 @@
-"""What inputs of eight bits cost: logits and perplexity of quantised weights that meet whole numbers, against the same
-weights that meet floats.
+"""What quantised checkpoints and inputs of eight bits cost: logits and perplexity of quantised weights against plain
+ones, and of weights that meet whole numbers against the same weights that meet floats.
 
     python -m benchmarks.activation [windows] [--ggml libggml-base.so]
 
-Two trained models on the native executor, over windows of 256 tokens: stories260K of the shared assets, of
-tinystories.txt; and the embedded model, whose rows are long enough for blocks of 256, of texts that it makes up.
+Two trained models on the native executor: stories260K of the shared assets, over windows of 256 tokens of
+tinystories.txt; and the embedded model, whose rows are long enough for blocks of 256, over as many conversations as its
+training draws them, of which the answers count.
 Block formats are made by llama.cpp's library where ``--ggml`` (or PENSTOCK_GGML) says where it is, else those that the
-gguf package can make. Prints the table of docs/formats.md.
+gguf package can make. Then stories260K as a checkpoint of every quantised form (``stored.py``). Prints the tables of
+docs/formats.md.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from pathlib import Path
 import gguf
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tools.train_demo.documents import Sampler, all_items
 
-from penstock import LLM, SamplingParams
+from benchmarks import stored
 from penstock.assemble import EMBEDDED
 from penstock.checkpoints.folder import Checkpoint
 from penstock.checkpoints.load import stream_weights
@@ -88,8 +92,11 @@ def w8a8(spec: WeightSpec, data: WeightData) -> WeightData:
 class Model:
     """A folder's program, and its logits over windows under one conversion and one arithmetic."""
 
-    def __init__(self, folder: Path, windows: list[list[int]]) -> None:
-        self.folder, self.windows = folder, windows
+    def __init__(self, folder: Path, windows: list[list[int]], counted: list[list[bool]] | None = None) -> None:
+        self.folder, self.windows, self.counted = folder, windows, counted
+
+    def perplexity(self, logits: list[F32]) -> float:
+        return perplexity(logits, self.windows, self.counted)
 
     def logits(self, convert: Convert, activation: str) -> tuple[list[F32], int]:
         """Of each window, and how many matrices are quantised."""
@@ -128,14 +135,22 @@ def cases(quantiser: Quantiser) -> dict[str, Convert]:
     return found | {kind: blocks(kind, quantiser) for kind in BLOCKS}
 
 
-def embedded_windows(count: int) -> list[list[int]]:
-    """Conversations that the embedded model makes up: it knows no other texts."""
-    with LLM(max_num_seqs=16, kv_cache_memory=1 << 26, threads=1) as llm:
-        start = llm.get_tokenizer().encode("<|im_start|>user\n")
-        params = [SamplingParams(temperature=1, seed=i, max_tokens=WINDOW - len(start), ignore_eos=True)
-                  for i in range(count)]  # fmt: skip
-        outputs = llm.generate([list(start)] * count, params)
-    return [[*start, *output.outputs[0].token_ids] for output in outputs]
+def conversations(count: int) -> tuple[list[list[int]], list[list[bool]]]:
+    """Of two to four questions and answers that the embedded model was taught, and which tokens are answers."""
+    tokenizer = Tokenizer.from_file(str(EMBEDDED / "tokenizer.json"))
+    sampler = Sampler(all_items(), seed=1)
+    windows: list[list[int]] = []
+    counted: list[list[bool]] = []
+    for i in range(count):
+        ids: list[int] = []
+        marks: list[bool] = []
+        for part in sampler.talk(2 + i % 3):
+            new = tokenizer.encode(part.text, add_special_tokens=False).ids
+            ids += new
+            marks += [part.learn] * len(new)
+        windows.append(ids[:WINDOW])
+        counted.append(marks[:WINDOW])
+    return windows, counted
 
 
 def main() -> None:
@@ -146,7 +161,7 @@ def main() -> None:
     quantiser = by_ggml(given.ggml) if given.ggml else by_library
     models = {
         "stories260K": Model(shared("assets", "stories260K-llama", "hf"), windows_of(given.windows)),
-        "embedded": Model(EMBEDDED, embedded_windows(given.windows)),
+        "embedded": Model(EMBEDDED, *conversations(given.windows)),
     }
     print("| model | format | logits, largest | logits, mean | perplexity, float | int8 | change |")
     print("|---|---|---|---|---|---|---|")
@@ -160,12 +175,14 @@ def main() -> None:
                 continue  # no row of this model fits the blocks
             rounded_inputs, _ = model.logits(convert, "int8")
             error = np.abs(np.concatenate(plain) - np.concatenate(rounded_inputs))
-            before, after = perplexity(plain, model.windows), perplexity(rounded_inputs, model.windows)
+            before, after = model.perplexity(plain), model.perplexity(rounded_inputs)
             print(
                 f"| {name} | {case} | {error.max():.3f} | {error.mean():.4f} | {before:.4f} | {after:.4f} "
                 f"| {100 * (after / before - 1):+.2f} % |",
                 flush=True,
             )
+    print()
+    stored.table(given.windows)
 
 
 if __name__ == "__main__":

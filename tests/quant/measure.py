@@ -82,13 +82,16 @@ class Measured:
         return [self.runner.prefill(window) for window in windows]
 
 
-def perplexity(logits: list[NDArray[np.float32]], windows: list[list[int]]) -> float:
+def perplexity(
+    logits: list[NDArray[np.float32]], windows: list[list[int]], counted: list[list[bool]] | None = None
+) -> float:
+    """Of all tokens but the first ones, or of those that ``counted`` marks."""
     losses = []
-    for rows, ids in zip(logits, windows):
+    for rows, ids, marks in zip(logits, windows, counted or [[True] * len(ids) for ids in windows], strict=True):
         rows = rows[:-1].astype(np.float64)
         top = rows.max(axis=1)
         total = top + np.log(np.exp(rows - top[:, None]).sum(axis=1))
-        losses.append(total - rows[np.arange(len(ids) - 1), ids[1:]])
+        losses.append((total - rows[np.arange(len(ids) - 1), ids[1:]])[np.array(marks[1:])])
     return float(np.exp(np.concatenate(losses).mean()))
 
 
