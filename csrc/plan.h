@@ -54,7 +54,7 @@ struct MoeSpec {
     int64_t experts, top_k;
     bool renormalise;
     Activation activation;
-    Act act, act_down;
+    Act act, act_up, act_down;
     int gate, up, down;  // matrices of the first expert; the others' numbers follow
 };
 

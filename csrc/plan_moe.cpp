@@ -36,22 +36,22 @@ void Plan::moe(const MoeSpec& spec, int x, int router, int y) {
     const Matrix &gate = experts->gate[0], &up = experts->up[0], &down = experts->down[0];
     const auto like = [](const Matrix& m, const Matrix& first, int64_t n, int64_t k) {
         need(m.format == first.format && m.n == n && m.k == k, "moe: the experts differ in shape or format");
-        need(m.quant.inputs == first.quant.inputs && m.quant.row_words() == first.quant.row_words() &&
-                 (m.quant.order == nullptr) == (first.quant.order == nullptr),
-             "moe: the experts differ in the groups of their inputs");
+        need(m.quant.group == first.quant.group, "moe: the experts differ in the groups of their inputs");
     };
+    const auto quantised = [](const Matrix& m) { return m.format == Format::quantised; };
+    bool apart = spec.act != spec.act_up || quantised(gate) != quantised(up);
     for (size_t e = 0; e < experts->gate.size(); e++) {
         like(experts->gate[e], gate, gate.n, in.width);
         like(experts->up[e], up, gate.n, in.width);
-        need(experts->gate[e].quant.same_inputs(experts->up[e].quant), "moe: gate and up need different inputs");
+        apart = apart || !experts->gate[e].quant.same_inputs(experts->up[e].quant);
         like(experts->down[e], down, in.width, gate.n);
     }
-    const auto fits = [](const Matrix& m, Act act) {
-        const bool quantised = m.format == Format::quantised;
-        need(quantised ? act == Act::f32 || (act == Act::i8 && m.quant.codes != CodeKind::e4m3) : act != Act::i8,
+    const auto fits = [&](const Matrix& m, Act act) {
+        need(quantised(m) ? act == Act::f32 || (act == Act::i8 && m.quant.codes != CodeKind::e4m3) : act != Act::i8,
              "moe: no such inputs for these weights");
     };
     fits(gate, spec.act);
+    fits(up, spec.act_up);
     fits(down, spec.act_down);
     MoeArgs args{};
     args.hidden = in.width;
@@ -61,6 +61,8 @@ void Plan::moe(const MoeSpec& spec, int x, int router, int y) {
     args.renormalise = spec.renormalise;
     args.activation = spec.activation;
     args.act = spec.act;
+    args.act_up = spec.act_up;
+    args.apart = apart;
     args.act_down = spec.act_down;
     args.gate = experts->gate.data();
     args.up = experts->up.data();

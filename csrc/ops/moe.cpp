@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "kernels/table.h"
 
@@ -49,6 +50,7 @@ struct Choice {
 struct Shared {
     Choice* choices;  // [rows][top_k], by expert
     float* inner;     // [pairs of a chunk][width]: activation(gate) * up
+    float* upper;     // the same of up alone, where gate and up are apart
     float* outer;     // [pairs of a chunk][hidden]: down
     int64_t ld_inner, ld_outer;
 
@@ -58,6 +60,7 @@ struct Shared {
         choices = memory.take<Choice>(rows * a.top_k);
         inner = memory.take<float>(pairs * ld_inner);
         outer = memory.take<float>(pairs * ld_outer);
+        upper = memory.take<float>(a.apart ? pairs * ld_inner : 0);
         bytes = memory.used();
     }
     int64_t bytes;
@@ -81,9 +84,16 @@ struct Private {
         row_of = memory.take<int32_t>(pairs);
         place = memory.take<int32_t>(pairs);
         rows = memory.take<float>(job * a.hidden);
-        prepared = memory.take<std::byte>(
-            std::max(linear_shared_bytes(a.gate[0], a.act, job), linear_shared_bytes(a.down[0], a.act_down, job)));
-        scratch_bytes = std::max(linear_scratch_bytes(a.gate[0], a.act), linear_scratch_bytes(a.down[0], a.act_down));
+        int64_t prepared_bytes = 0;
+        scratch_bytes = 0;
+        for (int64_t e = 0; e < a.experts; e++) {  // their inputs may be in an order, or not
+            for (const auto& [m, act] :
+                 {std::pair{a.gate + e, a.act}, std::pair{a.up + e, a.act_up}, std::pair{a.down + e, a.act_down}}) {
+                prepared_bytes = std::max(prepared_bytes, linear_shared_bytes(*m, act, job));
+                scratch_bytes = std::max(scratch_bytes, linear_scratch_bytes(*m, act));
+            }
+        }
+        prepared = memory.take<std::byte>(prepared_bytes);
         scratch = memory.take<std::byte>(scratch_bytes);
         bytes = memory.used();
     }
@@ -186,12 +196,27 @@ struct Moe {
             }
             rows = {own.rows, args.hidden};
         }
+        const int64_t ld = shared.ld_inner, at = from * ld + tile * kTile;
+        if (args.apart) return one_by_one(rows, e, n, at, tile, tiles);
         LinearArgs a = call(args.act, rows, n, args.hidden, 2);
         a.activation = args.activation;
-        float* y = shared.inner + from * shared.ld_inner + tile * kTile;
-        a.part[0] = {part_of(args.gate[e], tile, tiles), nullptr, y, shared.ld_inner};
+        a.part[0] = {part_of(args.gate[e], tile, tiles), nullptr, shared.inner + at, ld};
         a.part[1] = {part_of(args.up[e], tile, tiles), nullptr, nullptr, 0};
         run(a);
+    }
+
+    void one_by_one(Rows rows, int64_t e, int64_t n, int64_t at, int64_t tile, int64_t tiles) const {
+        const int64_t ld = shared.ld_inner, width = std::min(tiles * kTile, args.width - tile * kTile);
+        LinearArgs gate = call(args.act, rows, n, args.hidden, 1);
+        gate.part[0] = {part_of(args.gate[e], tile, tiles), nullptr, shared.inner + at, ld};
+        run(gate);
+        LinearArgs up = call(args.act_up, rows, n, args.hidden, 1);
+        up.part[0] = {part_of(args.up[e], tile, tiles), nullptr, shared.upper + at, ld};
+        run(up);
+        for (int64_t i = 0; i < n; i++) {
+            float* y = shared.inner + at + i * ld;
+            kernels.finish_gated(args.activation, y, nullptr, shared.upper + at + i * ld, nullptr, y, width);
+        }
     }
 
     void down(int64_t e, int64_t from, int64_t n, int64_t tile, int64_t tiles) const {

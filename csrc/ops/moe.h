@@ -10,8 +10,9 @@ struct MoeArgs {
     int64_t rows, hidden, width, experts, top_k;
     bool renormalise;
     Activation activation;
-    Act act, act_down;   // what the inputs of gate and up, and of down, are turned into
-    const Matrix* gate;  // [experts] of [width, hidden]
+    Act act, act_up, act_down;  // what the inputs of gate, up and down are turned into
+    bool apart;                 // gate and up need their inputs in different forms
+    const Matrix* gate;         // [experts] of [width, hidden]
     const Matrix* up;
     const Matrix* down;  // [experts] of [hidden, width]
     Rows x, router;
@@ -20,7 +21,7 @@ struct MoeArgs {
     std::byte* shared;  // moe_shared_bytes(most rows), 64-byte aligned
 };
 void moe(const Kernels&, const MoeArgs&, const Worker&);
-// Sizes and activations of `args` count, and the first experts' matrices; not its other pointers.
+// Sizes and activations of `args` count, and the experts' matrices; not its other pointers.
 int64_t moe_shared_bytes(const MoeArgs& args, int64_t rows);
 int64_t moe_scratch_bytes(const MoeArgs& args, int64_t rows);  // private, of each worker
 

@@ -15,7 +15,7 @@ struct Shape {
     Format format;
     Act act;
     int64_t rows, hidden, width, experts, top_k;
-    bool renormalise;
+    bool renormalise, apart = false;
 };
 
 struct Setup {
@@ -47,7 +47,8 @@ struct Setup {
         a.top_k = s.top_k;
         a.renormalise = s.renormalise;
         a.activation = Activation::silu;
-        a.act = a.act_down = s.act;
+        a.act = a.act_up = a.act_down = s.act;
+        a.apart = s.apart;
         a.gate = matrices[0].data();
         a.up = matrices[1].data();
         a.down = matrices[2].data();
@@ -124,6 +125,17 @@ void check_bits(const Kernels& kernels, const Shape& shape, const std::vector<in
     }
 }
 
+// Gate and up one by one are gate and up together, to the bit.
+void check_apart(const Kernels& kernels, Shape shape) {
+    const auto together = Setup(shape).run(kernels, 0, shape.rows, 1);
+    shape.apart = true;
+    for (const int workers : {1, 3}) {
+        const auto y = Setup(shape).run(kernels, 0, shape.rows, workers);
+        CHECK(same_bits(y.data(), together.data(), shape.rows * shape.hidden), "%s %s: apart on %d workers",
+              kernels.name, format_name(shape.format), workers);
+    }
+}
+
 // Equal scores go to the lowest experts; what a row of NaN chooses harms no other row.
 void check_odd_rows(const Kernels& kernels) {
     Setup t({Format::f32, Act::f32, 3, 16, 16, 6, 2, true});
@@ -146,6 +158,8 @@ int main() {
                                           std::pair{Format::bf16, Act::f32}, std::pair{Format::bf16, Act::bf16}}) {
             check_values(kernels, {format, act, 9, 48, 40, 7, 3, true});
             check_values(kernels, {format, act, 5, 33, 17, 4, 1, false});
+            check_values(kernels, {format, act, 9, 48, 40, 7, 3, true, true});
+            check_apart(kernels, {format, act, 70, 48, 40, 7, 3, true});
             check_bits(kernels, {format, act, 70, 48, 40, 7, 3, false}, {70, 1, 3, 17, 64});
         }
         check_bits(kernels, {Format::f32, Act::f32, 1500, 16, 32, 3, 2, true}, {1500, 1024, 1100});

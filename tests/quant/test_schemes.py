@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from penstock.checkpoints.folder import Checkpoint
 from penstock.checkpoints.load import stream_weights
-from penstock.errors import CheckpointError, PenstockError, UnsupportedError
+from penstock.errors import CheckpointError, PenstockError
 from penstock.models.decoder import build
 from penstock.models.program import WeightSpec
 from penstock.models.registry import resolve
 from penstock.models.rules import Permute, rename, split, stack
-from penstock.quant.awq import ORDER, AwqScheme
+from penstock.quant.awq import AwqScheme
 from penstock.quant.coded import CodedScheme
 from penstock.quant.dequantise import dequantise
 from penstock.quant.formats import check
@@ -28,6 +28,7 @@ from penstock.quant.scheme import Scheme, WeightData
 from tests.checkpoints.files import program
 from tests.checkpoints.test_rules import Memory
 from tests.helpers import golden
+from tests.quant.forms import interleaved, packed
 
 F8 = ml_dtypes.float8_e4m3fn
 Tensors = dict[str, np.ndarray]
@@ -41,13 +42,6 @@ def random(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def packed(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Words of codes along the last axis, the first one lowest."""
-    per = 32 // bits
-    grouped = codes.reshape(*codes.shape[:-1], -1, per).astype(np.uint32)
-    return (grouped << (bits * np.arange(per, dtype=np.uint32))).sum(axis=-1, dtype=np.uint32).view(np.int32)
-
-
 def awq(n: int, k: int, group: int, seed: int = 0) -> tuple[Tensors, np.ndarray]:
     r = random(seed)
     codes, zeros = r.integers(0, 16, (k, n)), r.integers(0, 16, (k // group, n))
@@ -55,10 +49,6 @@ def awq(n: int, k: int, group: int, seed: int = 0) -> tuple[Tensors, np.ndarray]
     which = np.arange(k) // group
     expected = ((codes - zeros[which]).astype(np.float32) * scales[which].astype(np.float32)).T
     return {"qweight": interleaved(codes), "qzeros": interleaved(zeros), "scales": scales}, expected
-
-
-def interleaved(codes: np.ndarray) -> np.ndarray:
-    return packed(codes.reshape(codes.shape[0], -1, 8)[:, :, ORDER].reshape(codes.shape), 4)
 
 
 def gptq(
@@ -271,11 +261,38 @@ def test_split_permute_and_stack(kind: str) -> None:
     assert np.array_equal(dequantise(check(found["w"], "w")), np.stack([expected for _, expected in several]))
 
 
-def test_experts_stored_in_different_ways_are_refused() -> None:
-    tensors = {f"e.0.w.{part}": a for part, a in gptq(8, 64, 4, 32)[0].items()}
-    tensors |= {f"e.1.w.{part}": a for part, a in gptq(8, 64, 4, 32, desc=True)[0].items()}
-    with pytest.raises(UnsupportedError, match="must be stored alike"):
-        load(tensors, program(w=(2, 8, 64)), [stack("e.{e}.w.weight", "w", "e")], GptqScheme(4, 32, False))
+@pytest.mark.parametrize("first", [True, False])
+def test_one_expert_without_an_order_among_those_with_one(first: bool) -> None:
+    """What no text of the calibration reached has nothing to order by."""
+    made = [gptq(8, 64, 4, 32, desc=(e == 0) == first, seed=e) for e in range(3)]
+    tensors = {f"e.{e}.w.{part}": a for e, (parts, _) in enumerate(made) for part, a in parts.items()}
+    found = load(tensors, program(w=(3, 8, 64)), [stack("e.{e}.w.weight", "w", "e")], GptqScheme(4, 32, False))
+    assert np.array_equal(dequantise(check(found["w"], "w")), np.stack([expected for _, expected in made]))
+
+
+@pytest.mark.parametrize("middle", [0, 2])
+def test_one_expert_whose_zero_points_are_all_in_the_middle(middle: int) -> None:
+    made = [gptq(8, 64, 8, 32, seed=e) for e in range(3)]
+    parts, _ = made[middle]
+    zeros = np.full((2, 8), 128)
+    parts["qzeros"] = packed(zeros - 1, 8)
+    codes = parts["qweight"].T.copy().view(np.uint8)
+    made[middle] = parts, (codes.astype(np.float32) - 128) * np.repeat(parts["scales"].T, 32, axis=1).astype(np.float32)
+    tensors = {f"e.{e}.w.{part}": a for e, (parts, _) in enumerate(made) for part, a in parts.items()}
+    found = load(tensors, program(w=(3, 8, 64)), [stack("e.{e}.w.weight", "w", "e")], GptqScheme(8, 32, False))
+    assert np.array_equal(dequantise(check(found["w"], "w")), np.stack([expected for _, expected in made]))
+
+
+def test_an_order_that_was_not_made() -> None:
+    """compressed-tensors fills weight_g_idx with -1 where there is none."""
+    codes = random().integers(0, 16, (8, 64))
+    tensors = {"weight_packed": packed(codes, 4), "weight_scale": np.ones((8, 2), np.float16)}
+    plain = dequantise(built(PackedScheme(4, True, 32), 8, 64, tensors))
+    tensors["weight_g_idx"] = np.full(64, -1, np.int32)
+    assert np.array_equal(dequantise(built(PackedScheme(4, True, 32), 8, 64, tensors)), plain)
+    tensors["weight_g_idx"] = np.where(np.arange(64) == 5, -1, np.arange(64) // 32).astype(np.int32)
+    with pytest.raises(CheckpointError, match="outside"):
+        built(PackedScheme(4, True, 32), 8, 64, tensors)
 
 
 def test_a_whole_mixtral_in_gptq() -> None:

@@ -22,7 +22,7 @@ from penstock.errors import CheckpointError, UnsupportedError
 from penstock.models.program import Program, WeightSpec
 from penstock.models.rules import Permute, Rule, Transform, Transpose
 from penstock.quant.detect import detect
-from penstock.quant.formats import FORMATS, check
+from penstock.quant.formats import FORMATS, check, unsaid
 from penstock.quant.onthefly import Convert
 from penstock.quant.scheme import Scheme, SchemeFor, WeightData
 
@@ -103,16 +103,20 @@ class _Loader:
             data = self._tensor(tensor, recipe.rule)
             if index == 0:
                 first = data
-                arrays = {role: np.empty((count, *array.shape), array.dtype) for role, array in data.arrays.items()}
             if _kind(data) != _kind(first):
                 raise UnsupportedError(
                     f"{tensor.name} is {data.format} {list(data.shape)} and {recipe.tensors[0].name} is {first.format} "
-                    f"{list(first.shape)}: experts of one layer must be stored alike"
+                    f"{list(first.shape)}: experts of one layer must be stored alike; "
+                    "use a checkpoint in which they are"
                 )
             for role, array in data.arrays.items():
-                arrays[role][index] = array
+                if role not in arrays:
+                    arrays[role] = np.empty((count, *array.shape), array.dtype)
+                    arrays[role][:index] = unsaid(first, role) if index else 0
+            for role, stack in arrays.items():
+                stack[index] = data.arrays[role] if role in data.arrays else unsaid(data, role)
             self._release(tensor)
-        return replace(first, arrays=arrays, shape=(count, *first.shape))
+        return replace(first, arrays=arrays, shape=(count, *first.shape), shared=frozenset({"g_idx"} & arrays.keys()))
 
     def _finish(self, tensor: Tensor) -> None:
         self.uses[tensor.name] -= 1
@@ -130,7 +134,7 @@ class _Loader:
 
 def _kind(data: WeightData) -> tuple[object, ...]:
     """What experts must have in common."""
-    return data.format, data.shape, dict(data.params), data.shared, frozenset(data.arrays)
+    return data.format, data.shape, dict(data.params)
 
 
 def _transformed(tensor: Tensor, arrays: Mapping[str, Array], transforms: Sequence[Transform]) -> WeightData:

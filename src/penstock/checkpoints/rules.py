@@ -25,7 +25,11 @@ from penstock.quant.scheme import RowIndex, Scheme, SchemeFor
 log = logging.getLogger(__name__)
 DENSE = DenseScheme()
 MAX_SPARE_BIAS = 16_000_000  # bytes
-CACHE_SCALES = tuple(ignore(f"*.{name}_scale") for name in ("k", "v", "q", "prob", "output"))
+CACHE_SCALES = tuple(
+    ignore(f"*.{name}_{what}")
+    for name in ("k", "v", "q", "kv", "kv_cache", "prob", "output")
+    for what in ("scale", "zero_point")
+)
 """For a key-value cache of 8 bits, which quantised checkpoints may propose; ours has more."""
 
 

@@ -19,6 +19,8 @@ from penstock.models.architecture import Architecture
 from penstock.models.rules import Rule
 
 log = logging.getLogger(__name__)
+CODED = ("qweight", "weight_packed")
+"""What stands in the place of ``weight`` where that is quantised."""
 CHUNK = 16_000_000  # bytes compared at once
 
 
@@ -33,7 +35,10 @@ def settle_ties(architecture: Architecture, source: WeightSource, rules: Sequenc
         embeddings = [r for r in rules if r.targets == (rule.tied_to,) and not r.stack]
         head = first_present(names, [rule])
         embedding = first_present(names, embeddings)
-        if head is not None and embedding is not None and not equal_numbers(source, head, embedding):
+        head = head or coded_head(names, rule)
+        if head is None or embedding is None:
+            continue
+        if head not in names or not equal_numbers(source, head, embedding):
             log.warning(
                 "config.json ties %s to %s, but the file has both with different numbers: using both "
                 "(set tie_word_embeddings to false to silence this)",
@@ -48,6 +53,12 @@ def first_present(names: Collection[str], rules: Sequence[Rule]) -> str | None:
     """The first name without variables that ``rules`` ask for and the file has."""
     found = (name for rule in rules for name in pattern(rule.source).names({}) if name in names)
     return next(found, None)
+
+
+def coded_head(names: Collection[str], rule: Rule) -> str | None:
+    """The name of an output projection that is there as quantised tensors."""
+    wanted = pattern(rule.source).names({})
+    return next((n for n in wanted if any(n.removesuffix("weight") + part in names for part in CODED)), None)
 
 
 def equal_numbers(source: WeightSource, one: str, other: str) -> bool:

@@ -47,6 +47,15 @@ def groups_of(k: int, group: int) -> int:
     return -(-k // group)
 
 
+def unsaid(data: WeightData, role: str) -> Array:
+    """What an array means that is absent from one expert of several: no zero points, groups in a row."""
+    if role == "zeros":
+        return np.zeros_like(data.arrays["scales"])
+    if role == "g_idx":
+        return np.arange(data.shape[-1], dtype=np.int32) // np.int32(data.params["group"])
+    raise CheckpointError(f"a {data.format} weight has no {role}")
+
+
 def check(data: WeightData, name: str) -> WeightData:
     """``data``, if its arrays are what its format, shape and params say. Raises ``CheckpointError`` naming ``name``."""
     if data.format in DENSE:

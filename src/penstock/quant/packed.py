@@ -51,7 +51,7 @@ class PackedScheme:
             data = replace(data, params={**data.params, "act": self.act})
         if "weight_g_idx" in tensors:
             index = part(tensors, "weight_g_idx", ("int32", "int64"), (k,)).astype(np.int32)
-            if not np.array_equal(index, np.arange(k) // group):
+            if not (index == -1).all() and not np.array_equal(index, np.arange(k) // group):  # -1: no order was made
                 data = replace(data, arrays={**data.arrays, "g_idx": index}, shared=frozenset({"g_idx"}))
         return data
 

@@ -12,7 +12,7 @@ from penstock.quant.formats import groups_of
 from penstock.quant.scheme import Array, WeightData
 
 F32 = NDArray[np.float32]
-FLOATS = ("float32", "float16", "bfloat16", "float64")
+FLOATS = ("float32", "float16", "bfloat16", "float64", "float8_e8m0fnu")
 
 
 def part(tensors: Mapping[str, Array], name: str, dtypes: tuple[str, ...], *shapes: tuple[int, ...]) -> Array:

@@ -190,10 +190,10 @@ def _elementwise(low: _Lowering, op: Op) -> None:
 
 def _moe(low: _Lowering, op: Op) -> None:
     a = op.attrs
-    gate, up, down = (low.weights[name].inputs for name in op.weights)
+    inputs = tuple(low.weights[name].inputs for name in op.weights)
     low.plan.moe(
         int(a["experts"]), int(a["top_k"]), bool(a["renormalise"]), str(a["activation"]),
-        tuple(low.weight(name) for name in op.weights), (gate if gate == up else "f32", down),
+        tuple(low.weight(name) for name in op.weights), inputs,
         *(low.values[name] for name in (*op.inputs, *op.outputs)),
     )  # fmt: skip
 
