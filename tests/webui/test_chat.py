@@ -76,8 +76,8 @@ def test_every_parameter_reaches_the_server(opened, words, language):
     page.keyboard.press("Control+.")
     page.fill(".panel textarea >> nth=0", "Be brief.")
     wanted = {
-        "max_tokens": 64, "temperature": 0.7, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "repetition_penalty": 1.1,
-        "presence_penalty": -0.5, "frequency_penalty": 0.3, "seed": 42,
+        "max_tokens": 64, "temperature": 0.7, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "typical_p": 0.8,
+        "repetition_penalty": 1.1, "presence_penalty": -0.5, "frequency_penalty": 0.3, "seed": 42,
     }  # fmt: skip
     for name, value in wanted.items():
         page.fill(f"[data-param={name}] input.number", str(value))

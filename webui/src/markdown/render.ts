@@ -27,7 +27,7 @@ const marked = new Marked({
       return link(token.href, this.parser.parseInline(token.tokens));
     },
     image: ({ href, text }) => link(href, `🖼 ${escape(text || href)}`) || escape(text),
-    checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
+    checkbox: ({ checked }) => `<span class="task">${checked ? "☑" : "☐"}</span> `,
     code({ text, lang }) {
       const name = /^[\w+#.-]{1,30}/.exec(lang ?? "")?.[0]?.toLowerCase() ?? "";
       return `<pre><code class="language-${escape(name || "text")}">${escape(text)}\n</code></pre>`;

@@ -98,8 +98,8 @@ function readSetup(value: unknown, where: string): Setup {
 }
 
 const NUMBERS = [
-  "max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty",
-  "frequency_penalty", "seed",
+  "max_tokens", "temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty",
+  "presence_penalty", "frequency_penalty", "seed",
 ] as const;
 
 /** Known parameters of the right type; the rest is left out. */

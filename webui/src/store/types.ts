@@ -5,6 +5,7 @@ export interface Params {
   top_p?: number;
   top_k?: number;
   min_p?: number;
+  typical_p?: number;
   repetition_penalty?: number;
   presence_penalty?: number;
   frequency_penalty?: number;

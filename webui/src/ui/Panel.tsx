@@ -19,6 +19,7 @@ const RANGES: Range[] = [
   { name: "top_p", low: 0.01, high: 1, step: 0.01, neutral: 1 },
   { name: "top_k", low: 0, high: 200, step: 1, neutral: 0 },
   { name: "min_p", low: 0, high: 1, step: 0.01, neutral: 0 },
+  { name: "typical_p", low: 0.01, high: 1, step: 0.01, neutral: 1 },
   { name: "repetition_penalty", low: 0.5, high: 2, step: 0.01, neutral: 1 },
   { name: "presence_penalty", low: -2, high: 2, step: 0.1, neutral: 0 },
   { name: "frequency_penalty", low: -2, high: 2, step: 0.1, neutral: 0 },

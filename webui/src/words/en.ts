@@ -49,6 +49,7 @@ export const en = {
     top_p: ["Top-p", "Draw from the likeliest tokens that make up this share."],
     top_k: ["Top-k", "Draw from this many of the likeliest tokens; 0 is off."],
     min_p: ["Min-p", "Leave out tokens less likely than this share of the likeliest."],
+    typical_p: ["Typical-p", "Draw from the least surprising tokens that make up this share; 1 is off."],
     repetition_penalty: ["Repetition penalty", "Above 1: what was said before becomes less likely."],
     presence_penalty: ["Presence penalty", "Lowers tokens that the answer already has."],
     frequency_penalty: ["Frequency penalty", "Lowers tokens by how often the answer has them."],

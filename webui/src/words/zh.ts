@@ -51,6 +51,7 @@ export const zh: Words = {
     top_p: ["Top-p", "只从累计概率达到此值的最可能 token 中抽取。"],
     top_k: ["Top-k", "只从最可能的若干个 token 中抽取；0 为关闭。"],
     min_p: ["Min-p", "舍弃概率低于最大概率此比例的 token。"],
+    typical_p: ["Typical-p", "只从最不出人意料、累计概率达到此值的 token 中抽取；1 为关闭。"],
     repetition_penalty: ["重复惩罚", "大于 1 时，说过的内容更少出现。"],
     presence_penalty: ["存在惩罚", "降低回答中已出现的 token 的概率。"],
     frequency_penalty: ["频率惩罚", "按出现次数降低 token 的概率。"],
