@@ -24,15 +24,19 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
             done.add(report.location[2].split("[")[0].removeprefix("test_"))
 
 
+def _mark(done: set[str]) -> str:
+    """✓ for all features, else those that passed."""
+    named = [title for test, title in FEATURES if test in done]
+    return "✓" if len(named) == len(FEATURES) else ", ".join(named)
+
+
 def pytest_sessionfinish() -> None:
     if TABLE and passed:
         path = Path(TABLE)
         head = path.read_text().split("<!-- table -->")[0]
-        lines = [
-            "| family | weights | " + " | ".join(f for _, f in FEATURES) + " |",
-            "|---" * (len(FEATURES) + 2) + "|",
-        ]
-        for (family, form), done in passed.items():
-            marks = " | ".join("✓" if test in done else "" for test, _ in FEATURES)
-            lines.append(f"| {family} | {form} | {marks} |")
+        forms = list(dict.fromkeys(form for _, form in passed))
+        lines = ["| family | " + " | ".join(forms) + " |", "|---" * (len(forms) + 1) + "|"]
+        for family in dict.fromkeys(family for family, _ in passed):
+            marks = " | ".join(_mark(passed.get((family, form), set())) for form in forms)
+            lines.append(f"| {family} | {marks} |")
         path.write_text(head + "<!-- table -->\n\n" + "\n".join(lines) + "\n")

@@ -19,6 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.checkpoints.folder import Checkpoint
+from penstock.checkpoints.patterns import pattern
+from penstock.models.registry import resolve
+from penstock.models.rules import Transpose
 from penstock.quant.awq import ORDER
 from tests.checkpoints.files import write as write_safetensors
 
@@ -27,7 +30,8 @@ BF16 = np.dtype(ml_dtypes.bfloat16)
 F32 = NDArray[np.float32]
 Tensors = dict[str, np.ndarray[Any, Any]]
 Written = tuple[Tensors, F32]
-LINEARS = re.compile(r".*(_proj|\.experts\.\d+\.w[123])\.weight")
+PLAIN = ("embed", "positions", "head", "router", "shared_gate")
+"""Parts of canonical names of matrices that tools leave as they are."""
 
 
 def packed(codes: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
@@ -84,22 +88,33 @@ def codes_of(
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """``config``: the ``quantization_config``. ``write``: a matrix [n, k] as tensors by suffix, and its numbers."""
+    """``config``: the ``quantization_config``, empty for plain numbers. ``write``: a matrix [n, k] as tensors by
+    suffix, and its numbers. ``fits``: whether tools can store [n, k] so."""
 
     config: Mapping[str, Any]
     write: Callable[[F32], Written]
+    fits: Callable[[int, int], bool] = lambda n, k: True
+
+
+def plain_of(form: Form) -> Form:
+    """The same numbers as float32."""
+
+    def write(w: F32) -> Written:
+        numbers = form.write(w)[1]
+        return {"weight": numbers}, numbers
+
+    return Form({}, write, form.fits)
 
 
 def awq(group: int) -> Form:
     def write(w: F32) -> Written:
-        assert not w.shape[0] % 8 and not w.shape[1] % group
         made = codes_of(w, 4, group, sym=False)
         parts = {"qweight": interleaved(made.codes.T), "qzeros": interleaved(made.zeros.T), "scales": made.scales.T}
         return parts, made.numbers
 
     config = {"quant_method": "awq", "bits": 4, "group_size": group, "version": "gemm", "zero_point": True,
               "modules_to_not_convert": None}  # fmt: skip
-    return Form(config, write)
+    return Form(config, write, lambda n, k: not n % 8 and not k % (2 if group < 0 else group))
 
 
 def gptq(bits: int, group: int, *, sym: bool = True, desc_act: bool = False, v2: bool = False) -> Form:
@@ -113,7 +128,7 @@ def gptq(bits: int, group: int, *, sym: bool = True, desc_act: bool = False, v2:
     config = {"quant_method": "gptq", "bits": bits, "group_size": group, "sym": sym, "desc_act": desc_act,
               "true_sequential": True, "lm_head": False, "damp_percent": 0.01, "pack_dtype": "int32",
               "checkpoint_format": "gptq_v2" if v2 else "gptq"}  # fmt: skip
-    return Form(config, write)
+    return Form(config, write, lambda n, k: not k % (32 // bits))
 
 
 def compressed(form: str, weights: Mapping[str, Any], inputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -232,6 +247,22 @@ FORMS: dict[str, Form] = {
 }
 
 
+def linears(source: Path) -> dict[str, bool]:
+    """The linears of a checkpoint by the names of their tensors, and whether they lie there as [k, n]."""
+    found: dict[str, bool] = {}
+    with Checkpoint.open(source) as checkpoint:
+        assert checkpoint.weights is not None
+        family = resolve(checkpoint.config)
+        rules = family.rules(family.architecture(checkpoint.config), checkpoint.config)
+        for name in checkpoint.weights.names():
+            rule = next((r for r in rules if r.targets and pattern(r.source).match(name) is not None), None)
+            if rule is None or len(checkpoint.weights.info(name).shape) != 2 or not name.endswith(".weight"):
+                continue
+            if not any(part in PLAIN for target in rule.targets for part in target.split(".")):
+                found[name] = any(isinstance(t, Transpose) for t in rule.transforms)
+    return found
+
+
 def write_checkpoint(
     source: Path,
     target: Path,
@@ -251,16 +282,21 @@ def write_checkpoint(
     target.mkdir(parents=True, exist_ok=True)
     tensors: Tensors = {}
     numbers: dict[str, F32] = {}
+    found = linears(source)
     with Checkpoint.open(source) as checkpoint:
         assert checkpoint.weights is not None
         config = dict(checkpoint.config)
         for name in checkpoint.weights.names():
-            array = np.array(checkpoint.weights.get(name))
-            if not LINEARS.fullmatch(name) or (plain and re.search(plain, name)):
-                tensors[name] = change(name, array)
-                continue
+            array = change(name, np.array(checkpoint.weights.get(name)))
             chosen = next((f for text, f in (parts or {}).items() if re.search(text, name)), form)
-            written, numbers[name] = chosen.write(change(name, array.astype(np.float32)))
+            turned = found.get(name, False)
+            left_out = name not in found or (plain and re.search(plain, name))
+            if left_out or not chosen.fits(*(array.T if turned else array).shape):
+                tensors[name] = array
+                continue
+            written, numbers[name] = chosen.write((array.T if turned else array).astype(np.float32))
+            if turned and not chosen.config:
+                written = {"weight": written["weight"].T}
             stem = name.removesuffix("weight")
             tensors |= {stem + part: np.ascontiguousarray(a) for part, a in written.items()}
     for other in ("generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json"):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from penstock.checkpoints.folder import Checkpoint
-from penstock.errors import UnsupportedError
+from penstock.errors import CheckpointError, UnsupportedError
 from tests.adapters.some import open_llm, write_peft
 from tests.adapters.test_formats import live
 from tests.adapters.test_formats import tensors as lora
@@ -32,6 +32,7 @@ from tests.quant.forms import (
     gptq,
     int_quantized,
     pack_quantized,
+    plain_of,
     write_checkpoint,
 )
 from tests.tiny import make
@@ -53,16 +54,6 @@ MIXTURES: dict[str, tuple[dict[int, int], dict[str, int]]] = {
         {"hidden_size": 64, "num_attention_heads": 8, "moe_intermediate_size": 64},
     ),
 }
-
-
-def plain(form: Form) -> Form:
-    """The same numbers as float32."""
-
-    def write(w: F32) -> tuple[dict[str, np.ndarray[Any, Any]], F32]:
-        numbers = form.write(w)[1]
-        return {"weight": numbers}, numbers
-
-    return Form({}, write)
 
 
 def resized(sizes: Mapping[int, int]) -> Any:
@@ -98,7 +89,7 @@ def same(found: F32, expected: F32) -> None:
 def test_a_llama_in_every_form(name: str, executor: str, tmp_path: Path) -> None:
     source = llama(tmp_path)
     write_checkpoint(source, tmp_path / "q", FORMS[name])
-    write_checkpoint(source, tmp_path / "p", plain(FORMS[name]))
+    write_checkpoint(source, tmp_path / "p", plain_of(FORMS[name]))
     same(logits(tmp_path / "q", executor), logits(tmp_path / "p", executor))
 
 
@@ -111,7 +102,7 @@ def test_experts_in_every_form(name: str, family: str, tmp_path: Path) -> None:
     source = golden(family) / "ckpt"
     numbers = write_checkpoint(source, tmp_path / "q", FORMS[name], **how)
     assert any(".experts." in name for name in numbers)
-    write_checkpoint(source, tmp_path / "p", plain(FORMS[name]), **how | {"settings": {**settings}})
+    write_checkpoint(source, tmp_path / "p", plain_of(FORMS[name]), **how | {"settings": {**settings}})
     same(logits(tmp_path / "q"), logits(tmp_path / "p"))
 
 
@@ -125,8 +116,8 @@ def both(tmp_path: Path, form: Form, source: Path | None = None, **how: Any) -> 
     """A checkpoint in ``form``, and the same numbers plain."""
     source = source or llama(tmp_path)
     write_checkpoint(source, tmp_path / "q", form, **how)
-    parts = {text: plain(part) for text, part in how.get("parts", {}).items()}
-    write_checkpoint(source, tmp_path / "p", plain(form), **how | {"parts": parts, "files": 1})
+    parts = {text: plain_of(part) for text, part in how.get("parts", {}).items()}
+    write_checkpoint(source, tmp_path / "p", plain_of(form), **how | {"parts": parts, "files": 1})
     return tmp_path / "q", tmp_path / "p"
 
 
@@ -187,6 +178,30 @@ def test_parts_of_a_weight_in_different_files(tmp_path: Path) -> None:
     same(logits(q), logits(p))
 
 
+@pytest.mark.parametrize("layout", ["auto_gptq", "auto_awq"])
+def test_auto_round(layout: str, tmp_path: Path) -> None:
+    """Modules told otherwise by name and by pattern."""
+    form, other = (gptq(4, 32), gptq(8, 64)) if layout == "auto_gptq" else (awq(32), awq(64))
+    config = {"quant_method": "auto-round", "bits": 4, "group_size": 32, "sym": layout == "auto_gptq",
+              "data_type": "int", "packing_format": f"auto_round:{layout}", "block_name_to_quantize": "model.layers",
+              "extra_config": {"model.layers.0.self_attn.q_proj": {"bits": 16, "data_type": "float"},
+                               ".*down_proj": {"bits": other.config["bits"], "group_size": 64}}}  # fmt: skip
+    q, p = both(tmp_path, Form(config, form.write), plain=r"layers\.0.*q_proj", parts={"down_proj": other})
+    same(logits(q), logits(p))
+
+
+def test_model_opt_says_it_in_a_file_of_its_own(tmp_path: Path) -> None:
+    q, p = both(tmp_path, float_quantized("tensor"))
+    config = json.loads((q / "config.json").read_text())
+    del config["quantization_config"]
+    (q / "config.json").write_text(json.dumps(config))
+    said = {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]}
+    producer = {"name": "modelopt", "version": "0.29.0"}
+    (q / "hf_quant_config.json").write_text(json.dumps({"producer": producer, "quantization": said}))
+    also(q, {f"model.layers.{i}.self_attn.{w}_proj.{w}_scale": np.ones(1, np.float32) for i in range(2) for w in "kv"})
+    same(logits(q), logits(p))
+
+
 def test_a_cache_of_8_bits_is_let_go(tmp_path: Path) -> None:
     q, p = both(tmp_path, float_quantized("channel"))
     one: dict[str, np.ndarray[Any, Any]] = {"scale": np.full(1, 0.1, np.float32), "zero_point": np.zeros(1, np.int8)}
@@ -212,6 +227,14 @@ def test_scales_that_are_powers_of_two(tmp_path: Path) -> None:
 
     q, p = both(tmp_path, Form({**fp8_blocks().config, "scale_fmt": "ue8m0"}, write))
     same(logits(q), logits(p))
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_scales_that_no_configuration_tells_of(name: str, tmp_path: Path) -> None:
+    form = Form({}, FORMS[name].write)
+    write_checkpoint(llama(tmp_path), tmp_path / "q", form)
+    with pytest.raises(CheckpointError, match="must say how these are stored"):
+        logits(tmp_path / "q")
 
 
 # --------------------------------------------------------------------------------------------- heads, adapters, bits

@@ -128,8 +128,9 @@ def _config(folder: Path, given: Path) -> dict[str, Any]:
 
 
 def _with_old_quantisation(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """The first AutoGPTQ and AutoAWQ said in files of their own how weights are stored."""
-    for name, method in (("quantize_config.json", "gptq"), ("quant_config.json", "awq")):
+    """The first AutoGPTQ and AutoAWQ, and ModelOpt, say in files of their own how weights are stored."""
+    own = ("quantize_config.json", "gptq"), ("quant_config.json", "awq"), ("hf_quant_config.json", "modelopt")
+    for name, method in own:
         if "quantization_config" not in config and (folder / name).is_file():
             return {**config, "quantization_config": {"quant_method": method, **read_json(folder / name)}}
     return config

@@ -10,6 +10,8 @@ from penstock.errors import CheckpointError
 
 SHOWN = 20
 MAX_HINTS = 400  # names compared for "did you mean"
+SCALES = (".scales", ".weight_scale", ".weight_scale_inv")
+QUANTISED = ". Scales are parts of quantised weights: quantization_config of config.json must say how these are stored"
 
 
 class WeightsError(CheckpointError):
@@ -40,6 +42,7 @@ class WeightsError(CheckpointError):
             "the weights do not fit the model that config.json describes: "
             + "; ".join(told)
             + "; check that config.json and weights belong together and are complete"
+            + (QUANTISED if any(name.endswith(SCALES) for name in self.left_over) else "")
         )
 
     def _hint(self, name: str) -> str:

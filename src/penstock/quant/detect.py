@@ -31,12 +31,15 @@ METHODS: dict[str, Callable[[Mapping[str, Any]], read.Stored]] = {
     "fp8": read.fp8,
     "fbgemm_fp8": read.fbgemm_fp8,
     "smoothquant": read.smoothquant,
+    "auto-round": read.auto_round,
+    "modelopt": read.modelopt,
 }
 SYNONYMS = {
     "awq_marlin": "awq", "gptq_marlin": "gptq", "gptq_v2": "gptq", "marlin": "gptq", "compressed_tensors":
     "compressed-tensors", "smooth_quant": "smoothquant", "w8a8": "smoothquant", "w8a8_int8": "smoothquant",
     "w8a8_fp8": "smoothquant", "ptq": "smoothquant", "weight_only_int8": "int8", "weight_only_int4": "int4",
-    "wint8": "int8", "wint4": "int4", "eetq": "int8",
+    "wint8": "int8", "wint4": "int4", "eetq": "int8", "auto_round": "auto-round", "intel/auto-round": "auto-round",
+    "inc": "auto-round", "modelopt_fp8": "modelopt",
 }  # fmt: skip
 ON_THE_FLY = ("int8", "int4")
 

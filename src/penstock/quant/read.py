@@ -87,6 +87,8 @@ def awq(config: Config) -> Stored:
 
 
 GPTQ_KNOWN = {"bits", "group_size", "sym", "desc_act"}
+GPTQ_SOLVER = {"mse", "damp_percent", "damp_auto_increment", "static_groups", "true_sequential", "act_group_aware"}
+"""How codes were found, which does not change what they mean."""
 
 
 def gptq(config: Config) -> Stored:
@@ -99,8 +101,8 @@ def gptq(config: Config) -> Stored:
     rules: list[tuple[re.Pattern[str], bool, Config]] = []
     for text, changes in dynamic.items():
         changes = changes or {}
-        if not isinstance(changes, Mapping) or not changes.keys() <= GPTQ_KNOWN:
-            unknown = sorted(set(changes) - GPTQ_KNOWN) if isinstance(changes, Mapping) else changes
+        if not isinstance(changes, Mapping) or not changes.keys() <= GPTQ_KNOWN | GPTQ_SOLVER:
+            unknown = sorted(set(changes) - GPTQ_KNOWN - GPTQ_SOLVER) if isinstance(changes, Mapping) else changes
             raise refuse(f"the rule dynamic['{str(text)[:60]}'] has unknown parts: {str(unknown)[:80]}")
         rules.append((expression(re.sub(r"^[+-]:", "", str(text))), str(text).startswith("-:"), changes))
 
@@ -123,6 +125,44 @@ def _gptq(config: Config, v2: bool) -> GptqScheme:
     if bits not in (4, 8):
         raise refuse(f"GPTQ of {bits} bits is not supported, only 4 and 8")
     return GptqScheme(bits, whole(config, "group_size", 128), bool(config.get("sym", True)), v2)
+
+
+def auto_round(config: Config) -> Stored:
+    """AutoRound's: the layout of GPTQ or of AWQ, and modules that are stored otherwise (``extra_config``)."""
+    layout = str(config.get("packing_format") or "auto_round:auto_gptq").lower().removeprefix("auto_round:")
+    if layout not in ("auto_gptq", "auto_awq"):
+        raise refuse(f"the AutoRound layout '{layout[:40]}' is not supported, only auto_gptq and auto_awq")
+    extra = config.get("extra_config") or {}
+    if not isinstance(extra, Mapping) or not all(isinstance(said, Mapping) for said in extra.values()):
+        raise refuse("extra_config must be an object of modules")
+    patterns = [(expression(str(name)), said) for name, said in extra.items() if set(str(name)) & set("*+?^$|()[]\\")]
+
+    def said_of(module: str) -> Config:
+        found: Config = extra.get(module) or next((said for text, said in patterns if text.search(module)), {})
+        return {**config, **found}
+
+    def scheme(module: str) -> Scheme:
+        said = said_of(module)
+        if str(said.get("data_type") or "int") != "int" or whole(said, "act_bits", 16) < 16:
+            raise refuse("of AutoRound's numbers only whole ones are supported, with inputs of 16 bits")
+        if layout == "auto_gptq":
+            return _gptq(said, v2=False)
+        return awq({"bits": whole(said, "bits", 4), "group_size": whole(said, "group_size", 128)}).scheme(module)
+
+    scheme("")  # refused now rather than at the first weight
+    return Stored(scheme, lambda module: whole(said_of(module), "bits", 4) >= 16, ("qweight",))
+
+
+def modelopt(config: Config) -> Stored:
+    """NVIDIA's ModelOpt: fp8 with a scale for the tensor or one a row; its own file keeps this one level lower."""
+    said = config.get("quantization", config)
+    if not isinstance(said, Mapping):
+        raise refuse("quantization must be an object")
+    algorithm = str(said.get("quant_algo") or "").upper()
+    if algorithm not in ("FP8", "FP8_PER_CHANNEL_PER_TOKEN"):
+        raise refuse(f"ModelOpt's '{algorithm[:40]}' is not supported, only FP8 and FP8_PER_CHANNEL_PER_TOKEN")
+    scheme = CodedScheme("modelopt", act="fp8")
+    return Stored(lambda module: scheme, names(said, "exclude_modules", "ignore"))
 
 
 def fp8(config: Config) -> Stored:
@@ -195,7 +235,7 @@ def _ct_scheme(group: Config, config: Config) -> Scheme:
     if not isinstance(weights, Mapping):
         raise refuse("a group of config_groups says nothing of weights")
     bits, kind, strategy = whole(weights, "num_bits", 8), weights.get("type", "int"), weights.get("strategy", "channel")
-    widths = (4, 8) if form == "pack-quantized" and kind == "int" else (8,)
+    widths = (4, 8) if kind == "int" else (8,)  # of four bits and not packed: a byte each
     if kind not in ("int", "float") or bits not in widths:
         raise refuse(f"weights of {bits} bits ({str(kind)[:20]}) in the form {form} are not supported")
     if strategy not in ("tensor", "channel", "group", "block"):
