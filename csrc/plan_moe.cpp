@@ -67,6 +67,7 @@ void Plan::moe(const MoeSpec& spec, int x, int router, int y) {
     args.gate = experts->gate.data();
     args.up = experts->up.data();
     args.down = experts->down.data();
+    measure_experts(args);
     need_shared(moe_shared_bytes(args, most_rows(in)));
     need_scratch(moe_scratch_bytes(args, most_rows(in)));
     add(in.logits, [this, args, experts, in, scores, out](const State& s, const Worker& w) {

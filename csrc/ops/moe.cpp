@@ -84,16 +84,8 @@ struct Private {
         row_of = memory.take<int32_t>(pairs);
         place = memory.take<int32_t>(pairs);
         rows = memory.take<float>(job * a.hidden);
-        int64_t prepared_bytes = 0;
-        scratch_bytes = 0;
-        for (int64_t e = 0; e < a.experts; e++) {  // their inputs may be in an order, or not
-            for (const auto& [m, act] :
-                 {std::pair{a.gate + e, a.act}, std::pair{a.up + e, a.act_up}, std::pair{a.down + e, a.act_down}}) {
-                prepared_bytes = std::max(prepared_bytes, linear_shared_bytes(*m, act, job));
-                scratch_bytes = std::max(scratch_bytes, linear_scratch_bytes(*m, act));
-            }
-        }
-        prepared = memory.take<std::byte>(prepared_bytes);
+        prepared = memory.take<std::byte>(job * a.prepared_bytes);
+        scratch_bytes = a.scratch_bytes;
         scratch = memory.take<std::byte>(scratch_bytes);
         bytes = memory.used();
     }
@@ -266,6 +258,17 @@ void moe(const Kernels& kernels, const MoeArgs& args, const Worker& worker) {
         choose(args, args.router.data + row * args.router.ld, op.own.p, op.shared.choices + row * args.top_k);
     worker.barrier();
     for (int64_t first = 0; first < args.rows; first += kChunk) op.chunk(first, std::min(kChunk, args.rows - first));
+}
+
+void measure_experts(MoeArgs& a) {
+    a.prepared_bytes = a.scratch_bytes = 0;
+    for (int64_t e = 0; e < a.experts; e++) {  // their inputs may be in an order, or not
+        for (const auto& [m, act] :
+             {std::pair{a.gate + e, a.act}, std::pair{a.up + e, a.act_up}, std::pair{a.down + e, a.act_down}}) {
+            a.prepared_bytes = std::max(a.prepared_bytes, linear_shared_bytes(*m, act, 1));
+            a.scratch_bytes = std::max(a.scratch_bytes, linear_scratch_bytes(*m, act));
+        }
+    }
 }
 
 int64_t moe_shared_bytes(const MoeArgs& args, int64_t rows) { return Shared(args, rows, Carver(nullptr)).bytes; }

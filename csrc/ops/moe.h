@@ -18,10 +18,13 @@ struct MoeArgs {
     Rows x, router;
     float* y;  // neither x nor router
     int64_t ldy;
-    std::byte* shared;  // moe_shared_bytes(most rows), 64-byte aligned
+    std::byte* shared;                      // moe_shared_bytes(most rows), 64-byte aligned
+    int64_t prepared_bytes, scratch_bytes;  // of a row's input, and of a linear: what measure_experts says
 };
 void moe(const Kernels&, const MoeArgs&, const Worker&);
-// Sizes and activations of `args` count, and the experts' matrices; not its other pointers.
+// What the experts' matrices need, before anything else is asked of `args`.
+void measure_experts(MoeArgs& args);
+// Sizes and activations of `args` count, not its pointers.
 int64_t moe_shared_bytes(const MoeArgs& args, int64_t rows);
 int64_t moe_scratch_bytes(const MoeArgs& args, int64_t rows);  // private, of each worker
 

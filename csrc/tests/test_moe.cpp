@@ -52,6 +52,7 @@ struct Setup {
         a.gate = matrices[0].data();
         a.up = matrices[1].data();
         a.down = matrices[2].data();
+        measure_experts(a);
         a.x = {x.data() + from * (s.hidden + 3), s.hidden + 3};
         a.router = {router.data() + from * (s.experts + 1), s.experts + 1};
         Buffer<float> y(rows * s.hidden, 77.0f);
