@@ -135,6 +135,21 @@ def test_a_full_queue_says_when_to_come_back(checkpoint):
     model.close()
 
 
+def test_who_watches_is_answered_when_the_server_is_full_or_drains(checkpoint):
+    model = open_model(checkpoint)
+    model.model.engine.executor = Braked(model.model.executor)
+    with Server(model, max_requests=1) as server, Raw(server.port) as first:
+        first.ask("POST", "/v1/completions", LONG)
+        assert eventually(lambda: server.stats.running == 1)
+        for draining in (False, True):
+            server.state.draining = draining
+            assert server.post("/v1/completions", LONG).status == 503
+            for path in ("/metrics", "/load", "/version", "/v1/models", "/health"):
+                assert server.get(path).status == 200, path
+            assert server.get("/load").json["server_load"] == 1, "it does not count itself"
+    model.close()
+
+
 def test_an_engine_that_dies_makes_health_say_so(checkpoint, monkeypatch):
     monkeypatch.setattr(supervisor, "PAUSES", (60.0,))
     model = open_model(checkpoint)

@@ -142,7 +142,7 @@ class _Exchange:
             body = await read_body(self.receive, headers, state.options)
         query = dict(parse_qsl(self.scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=64))
         self.call = call = Call(state, self.scope, body, self.request_id, headers, params, query)
-        if endpoint.public:
+        if endpoint.public or endpoint.always:
             await self._work(endpoint, call)
             return
         client = state.client(headers, str((self.scope.get("client") or ("",))[0]))

@@ -81,7 +81,8 @@ class Endpoint:
     """A route of a dialect.
 
     ``public``: answered without a key (liveness only). ``raw``: any content type. ``body``: what the body is read as,
-    for the description of the API. ``admin``: wants an administrator's key, and is shut where there is none.
+    for the description of the API. ``always``: answered also when the server is full or drains, and not counted as a
+    request under way. ``admin``: wants an administrator's key, and is shut where there is none.
     ``quiet``: polled, and in the access log only when it fails.
     """
 
@@ -93,6 +94,7 @@ class Endpoint:
     body: type[msgspec.Struct] | None = None
     admin: bool = False
     quiet: bool = False
+    always: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,9 +61,9 @@ def dialect() -> Dialect:
     ]  # fmt: skip
     endpoints = [
         *public,
-        Endpoint("GET", "/version", version),
-        Endpoint("GET", "/load", load),
-        Endpoint("GET", "/metrics", metrics),
+        Endpoint("GET", "/version", version, always=True),
+        Endpoint("GET", "/load", load, always=True),
+        Endpoint("GET", "/metrics", metrics, always=True),
         Endpoint("POST", "/tokenize", tokenize, body=TokenizeRequest),
         Endpoint("POST", "/detokenize", detokenize, body=DetokenizeRequest),
     ]

@@ -62,7 +62,7 @@ async def one_model(call: Call) -> Reply:
 
 def dialect() -> Dialect:
     endpoints = [
-        Endpoint("GET", "/v1/models", list_models),
+        Endpoint("GET", "/v1/models", list_models, always=True),
         Endpoint("GET", "/v1/models/{name:path}", one_model),
         Endpoint("POST", "/v1/completions", completions, body=CompletionRequest),
         Endpoint("POST", "/v1/chat/completions", chat, body=ChatRequest),
