@@ -1,8 +1,10 @@
-"""The machine around a server: closed pipes, few file descriptors, IPv6 alone, a killed process."""
+"""The machine around a server: closed pipes, a full disk, few file descriptors or many connections, IPv6 alone, a home
+that cannot be written, a clock that jumps, a killed process."""
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -17,10 +19,10 @@ from tests.server.harness import EXECUTOR, Raw, eventually
 MAIN = """
 import resource, sys
 from penstock.cli.main import main
-if len(sys.argv) > 4:  # penstock may not raise it
+if sys.argv[4:] and sys.argv[4]:  # penstock may not raise it
     resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[4]), int(sys.argv[4])))
 sys.argv[1:] = ["serve", sys.argv[1], "--executor", sys.argv[2], "--host", sys.argv[3], "--port=0", "--threads=1",
-    "--kv-cache-memory=4M"]
+    "--kv-cache-memory=4M", *sys.argv[5:]]
 sys.exit(main())
 """
 BODY = {"prompt": "a", "max_tokens": 2}
@@ -124,3 +126,116 @@ def test_a_killed_server_leaves_no_process(checkpoint):
         process.popen.kill()
         process.popen.wait()
         assert eventually(lambda: not any(map(alive, helpers)), 20)
+
+
+def test_a_full_disk_under_its_log(checkpoint):
+    """Everything it says is lost, from the first line on; it serves, and ends well."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
+    code = MAIN.replace("--port=0", f"--port={port}")
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-c", code, str(checkpoint), EXECUTOR, "127.0.0.1"]
+        process = subprocess.Popen(command, stdout=full, stderr=full, env=env)
+    try:
+        assert eventually(lambda: answers(port), 30)
+        for _ in range(3):
+            with Raw(port) as raw:
+                raw.ask("POST", "/v1/completions", BODY)
+                assert raw.answer().status == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+
+
+def answers(port: int) -> bool:
+    try:
+        with Raw(port) as raw:
+            raw.ask("GET", "/ready")
+            return raw.answer().status == 200
+    except OSError:
+        return False
+
+
+def test_a_home_that_cannot_be_written(checkpoint, monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, "/proc/none")
+    with Process(checkpoint) as process:
+        assert process.ask() == 200 and process.stop() == 0
+
+
+def test_a_clock_that_jumps(server, monkeypatch):
+    """Deadlines are of the monotonic clock: a wall clock that is set anew, hours back or years ahead, ends nothing."""
+    jumps = iter([0.0, 3600.0, -7200.0, 1e9, -1e9] * 10_000)
+    wall = time.time
+    monkeypatch.setattr(time, "time", lambda: wall() + next(jumps))
+    body = {"prompt": "x", "max_tokens": 60, "ignore_eos": True}
+    with Raw(server.port) as stream:
+        stream.ask("POST", "/v1/completions", {**body, "stream": True})
+        found = stream.answer()
+    assert (
+        found.status == 200
+        and found.body.endswith(b"data: [DONE]\n\n")
+        and found.events[-1]["choices"][0]["finish_reason"]
+    )
+    chat = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 3}
+    assert server.post("/v1/chat/completions", chat).status == 200
+    with Raw(server.port) as kept:  # an idle connection lives as long as it may
+        for _ in range(3):
+            kept.ask("GET", "/health", headers={"Connection": "keep-alive"})
+            assert b'"ok"' in kept.read_until(b'"ok"}')
+            time.sleep(0.1)
+    assert server.get("/health").status == 200 and eventually(server.idle)
+
+
+def test_nothing_but_stamps_is_read_from_the_wall_clock():
+    """Where ``time.time`` is called: what it gives is told to clients, and nothing is decided by it."""
+    root = Path(__file__).parents[2] / "src" / "penstock"
+    told = {
+        "server/tracing.py", "server/ollama/routes.py", "server/state.py", "server/responses/routes.py",
+        "server/openai/completions.py", "server/openai/chat.py",
+    }  # fmt: skip
+    callers = {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        if "time.time()" in (text := path.read_text()) or "time_ns()" in text
+    }
+    assert callers <= told
+
+
+@pytest.mark.slow
+def test_ten_thousand_idle_connections(checkpoint):
+    """They cost memory, bounded, and no other client its answer."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = 10_000 if hard == resource.RLIM_INFINITY else min(10_000, hard // 2 - 200)
+    if count < 4000:
+        pytest.skip(f"only {hard} open files are allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    idle: list[socket.socket] = []
+    try:
+        with Process(checkpoint, "127.0.0.1", "", f"--max-connections={count + 50}") as process:
+            assert process.ask() == 200
+            before = memory_of(process.popen.pid)
+            for _ in range(count):
+                idle.append(socket.create_connection(("127.0.0.1", process.port), timeout=30))
+            began = time.monotonic()
+            assert process.ask() == 200
+            assert time.monotonic() - began < 5
+            assert (memory_of(process.popen.pid) - before) / count < 32 << 10
+            for each in idle:
+                each.close()
+            assert process.ask() == 200
+            assert process.stop() == 0
+    finally:
+        for each in idle:
+            each.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def memory_of(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS"))

@@ -9,9 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Protocol, TextIO, cast
 
-from penstock.cli.terminal import style
+from penstock.cli.terminal import lossy, style
 from penstock.errors import ConfigError, PenstockError, nearest
 
 COMMANDS = {
@@ -184,7 +184,10 @@ def _on(variable: str) -> bool:
 
 
 def _tolerant_streams() -> None:
-    """A terminal that cannot show a character gets a question mark, not a crash."""
+    """A terminal that cannot show a character gets a question mark, and a full disk under stderr loses what is said:
+    neither ends a server."""
+    if sys.stderr is not None and sys.stderr is sys.__stderr__:
+        sys.stderr = lossy(cast(TextIO, sys.stderr))
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

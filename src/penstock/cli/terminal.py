@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import sys
 import unicodedata
-from typing import TextIO
+from typing import Any, TextIO
 
 STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+
+
+class _Lossy(io.RawIOBase):
+    """A descriptor that takes everything; what cannot be written is lost."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        with contextlib.suppress(OSError):
+            return os.write(self._descriptor, data)
+        return len(data)
+
+
+def lossy(stream: TextIO) -> TextIO:
+    """``stream`` as it is, but that no write to it fails: for what is said beside the output."""
+    try:
+        raw = _Lossy(stream.fileno())
+    except (OSError, ValueError):
+        return stream
+    return io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=True)
 
 
 def coloured(stream: TextIO) -> bool:
