@@ -135,7 +135,7 @@ def auto_round(config: Config) -> Stored:
     extra = config.get("extra_config") or {}
     if not isinstance(extra, Mapping) or not all(isinstance(said, Mapping) for said in extra.values()):
         raise refuse("extra_config must be an object of modules")
-    patterns = [(expression(str(name)), said) for name, said in extra.items() if set(str(name)) & set("*+?^$|()[]\\")]
+    patterns = [(expression(str(name)), said) for name, said in extra.items() if set(str(name)) & set("*+?^$|()[]{}\\")]
 
     def said_of(module: str) -> Config:
         found: Config = extra.get(module) or next((said for text, said in patterns if text.search(module)), {})
