@@ -322,9 +322,10 @@ class Frontend:
 
     def _logprobs(self, score: TokenScore) -> TokenLogprobs:
         """The best tokens in order, then the chosen one if it is not among them."""
+        ranks = score.top_ranks or range(1, len(score.top_ids) + 1)
         found = {
             token: Logprob(logprob, rank, self._text(token))
-            for rank, (token, logprob) in enumerate(zip(score.top_ids, score.top_logprobs, strict=True), 1)
+            for rank, token, logprob in zip(ranks, score.top_ids, score.top_logprobs, strict=True)
             if token >= 0
         }
         found.setdefault(score.token_id, Logprob(score.logprob, score.rank, self._text(score.token_id)))

@@ -18,6 +18,7 @@ from tests.engine.fake import VOCAB, expected, fake, greedy, logprobs, make_engi
 from tests.engine.test_engine import assert_empty, prompts
 
 Answers = list[tuple[list[int], float]]
+Bad = tuple[tuple[int, ...], ...]
 
 
 def beams(width: int, max_tokens: int, **more: object) -> SamplingParams:
@@ -25,7 +26,7 @@ def beams(width: int, max_tokens: int, **more: object) -> SamplingParams:
     return SamplingParams(use_beam_search=True, **given)  # type: ignore[arg-type]
 
 
-def reference(prompt: list[int], params: SamplingParams, ends: frozenset[int] = frozenset()) -> Answers:
+def reference(prompt: list[int], params: SamplingParams, ends: frozenset[int] = frozenset(), bad: Bad = ()) -> Answers:
     """Beam search over the whole vocabulary, one list of outputs and sums, without a cache: tokens and scores."""
     width, limit = params.best_of or params.n, params.max_tokens or 0
     live: list[tuple[float, list[int]]] = [(0.0, [])]
@@ -34,7 +35,9 @@ def reference(prompt: list[int], params: SamplingParams, ends: frozenset[int] = 
         every = []
         for rank, (total, out) in enumerate(live):
             for token, logprob in enumerate(logprobs((*prompt, *out)).tolist()):
-                if length > params.min_tokens or token not in ends:
+                said = (*out, token)
+                barred = any(said[len(said) - len(word) :] == word for word in bad if len(word) <= len(said))
+                if (length > params.min_tokens or token not in ends) and not barred:
                     every.append((-(total + logprob), rank, token))
         every.sort()
         best = [(-total, [*live[rank][1], token]) for total, rank, token in every]
@@ -208,6 +211,21 @@ def test_bias_and_repetition_penalty_act_on_log_probabilities() -> None:
     found = run_all(engine)
     assert found["bias", 0] == [60, 60, 60]
     assert len({*prompt, best, *found["again", 0]}) == 3 + 6
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_bad_words_are_in_no_answer(width: int) -> None:
+    prompt, params = [5, 6, 7], beams(width, 6)
+    plain = [answer for answer, _ in reference(prompt, params)]
+    bad: Bad = ((plain[0][0],), tuple(plain[-1][1:3]), (plain[0][1], plain[0][2], plain[0][3]))
+    wanted = reference(prompt, params, bad=bad)
+    assert [answer for answer, _ in wanted] != plain
+    engine = make_engine(num_blocks=24)
+    engine.add("r", prompt, params, bad_words=bad)
+    engine.add("company", [9, 8], beams(2, 5))
+    found = answers_of(engine)["r"]
+    assert [list(update.token_ids) for update in found] == [answer for answer, _ in wanted]
+    assert_empty(engine)
 
 
 class Alternating:

@@ -152,8 +152,73 @@ def test_bad_words(server):
     for wrong in ([""], [" "], ["x"] * 200, ["x" * 100]):
         answer = server.post("/v1/completions", {**body, "bad_words": wrong})
         assert answer.status == 400 and answer.error["param"] == "bad_words", wrong
-    beams = {"prompt": "x", "use_beam_search": True, "bad_words": ["y"]}
-    assert server.post("/v1/completions", beams).status == 400
+    beams = {**body, "max_tokens": 8, "use_beam_search": True, "n": 2}
+    both = [c["text"] for c in server.post("/v1/completions", beams).json["choices"]]
+    word = next(c for c in both[0] if c.isascii() and c.strip())
+    found = server.post("/v1/completions", {**beams, "bad_words": [word]}).json["choices"]
+    assert len(found) == 2 and all(word not in choice["text"] for choice in found)
+
+
+def test_logprobs_of_tokens_that_are_named(server, client):
+    """vLLM's ``logprob_token_ids``: those, and the chosen one, instead of the best."""
+    body = {"prompt": "abc", "max_tokens": 5, "temperature": 0, "ignore_eos": True}
+    best = server.post("/v1/completions", {**body, "logprobs": 20, "return_tokens_as_token_ids": True}).json
+    known = best["choices"][0]["logprobs"]["top_logprobs"]
+    ids = [int(name.removeprefix("token_id:")) for name in list(known[0])[3:6]]
+    wish = {**body, "logprobs": 1, "logprob_token_ids": ids, "return_tokens_as_token_ids": True}
+    found = server.post("/v1/completions", wish).json["choices"][0]["logprobs"]
+    for at, (token, scores) in enumerate(zip(found["tokens"], found["top_logprobs"], strict=True)):
+        assert set(scores) == {f"token_id:{i}" for i in ids} | {token}
+        for name, logprob in scores.items():
+            assert logprob == pytest.approx(known[at].get(name, logprob), abs=1e-5)
+    assert scores[found["tokens"][-1]] == pytest.approx(found["token_logprobs"][-1], abs=1e-5)
+    chat = client.chat.completions.create(
+        model=NAME, messages=[{"role": "user", "content": "x"}], max_tokens=3, logprobs=True, temperature=0,
+        extra_body={"logprob_token_ids": ids, "return_tokens_as_token_ids": True},
+    )  # fmt: skip
+    entries = chat.choices[0].logprobs.content
+    assert len(entries) == 3
+    for entry in entries:
+        assert {e.token for e in entry.top_logprobs} == {f"token_id:{i}" for i in ids} | {entry.token}
+    for wrong in ([10**6], [-1], list(range(129)), ["x"]):
+        answer = server.post("/v1/completions", {**body, "logprobs": 0, "logprob_token_ids": wrong})
+        assert answer.status == 400 and "logprob_token_ids" in answer.error["message"], wrong
+    assert server.post("/v1/completions", {**body, "logprob_token_ids": [1]}).status == 400
+
+
+def test_an_answer_that_goes_round_in_circles_is_ended(talker):
+    """vLLM's ``repetition_detection``."""
+    talker.say("So: abcabcabcabcabc, and on.")
+    body = {"prompt": "x", "max_tokens": 60, "temperature": 0}
+    wish = {"max_pattern_size": 4, "min_pattern_size": 2, "min_count": 3}
+    found = talker.post("/v1/completions", {**body, "repetition_detection": wish}).json["choices"][0]
+    assert found["text"] == "So: abcabcabc"
+    assert found["finish_reason"] == "repetition" and found["stop_reason"] == "repetition_detected"
+    late = talker.post("/v1/completions", {**body, "repetition_detection": wish, "min_tokens": 15}).json["choices"][0]
+    assert late["text"] == "So: abcabcabcab"
+    for other in ({}, {"max_pattern_size": 2, "min_count": 3}, {"max_pattern_size": 9, "min_count": 9}):
+        whole = talker.post("/v1/completions", {**body, "repetition_detection": other}).json["choices"][0]
+        assert whole["text"].endswith("and on.") and whole["finish_reason"] == "stop", other
+    for wrong in (
+        {"max_pattern_size": 3}, {"max_pattern_size": 3, "min_count": 1}, {"max_pattern_size": -1},
+        {"max_pattern_size": 2, "min_pattern_size": 3, "min_count": 2}, {"max_pattern_size": 10**9, "min_count": 2},
+        {"max_patern_size": 3}, {"max_pattern_size": "3", "min_count": 2},
+    ):  # fmt: skip
+        answer = talker.post("/v1/completions", {**body, "repetition_detection": wrong})
+        assert answer.status == 400 and "repetition_detection" in answer.error["message"], wrong
+
+
+def test_what_the_template_made_is_told(server):
+    """vLLM's ``return_prompt_text``, and the prompt's ids with the first piece of a stream."""
+    chat = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 3, "return_prompt_text": True}
+    found = server.post("/v1/chat/completions", {**chat, "return_token_ids": True}).json
+    assert found["prompt_text"] == "<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"
+    events = server.post("/v1/chat/completions", {**chat, "return_token_ids": True, "stream": True}).events
+    assert events[0]["prompt_text"] == found["prompt_text"]
+    assert events[0]["prompt_token_ids"] == found["prompt_token_ids"]
+    assert events[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert not any("prompt_text" in event for event in events[1:])
+    assert server.post("/v1/completions", {"prompt": "x", "return_prompt_text": True}).status == 400
 
 
 async def test_the_asynchronous_client_many_at_once(server):

@@ -82,6 +82,7 @@ def cache_room(blocks: int, block_size: int, lead: int, prompt_len: int, width: 
 def allowed_mask(params: SamplingParams, facts: ModelFacts) -> U32 | None:
     """The bit mask of ``allowed_token_ids``, and a check of every id that must lie in the vocabulary."""
     _check_ids("logit_bias", list(params.logit_bias or ()), facts.vocab_size)
+    _check_ids("logprob_token_ids", params.logprob_token_ids or (), facts.vocab_size)
     if params.allowed_token_ids is None:
         return None
     _check_ids("allowed_token_ids", params.allowed_token_ids, facts.vocab_size)

@@ -255,8 +255,10 @@ class BatchBuilder:
 
 
 def _wants_logits(entry: Entry) -> bool:
-    search = entry.seq.request.beams
-    return search is not None and search.wants_logits
+    request = entry.seq.request
+    if request.beams is not None:
+        return request.beams.wants_logits
+    return bool(request.params.logprob_token_ids) and entry.prompt_index < 0
 
 
 def _bias(entry: Entry) -> tuple[Iterable[float], ...] | None:
@@ -264,7 +266,7 @@ def _bias(entry: Entry) -> tuple[Iterable[float], ...] | None:
     seq = entry.seq
     params = seq.request.params
     too_early = seq.num_output < params.min_tokens and seq.constraint is None  # a constraint says itself when to end
-    barred = _barred(seq) if seq.request.bad_words and entry.prompt_index < 0 else ()
+    barred = seq.barred() if seq.request.bad_words and entry.prompt_index < 0 else ()
     if entry.prompt_index >= 0 or not (params.logit_bias or too_early or barred):
         return None
     bias = dict(params.logit_bias or {})
@@ -273,17 +275,6 @@ def _bias(entry: Entry) -> tuple[Iterable[float], ...] | None:
         for token in (*seq.request.eos_ids, *seq.request.stop_ids):
             bias[token] = float("-inf")
     return bias.keys(), bias.values()
-
-
-def _barred(seq: Sequence) -> list[int]:
-    """Tokens that would complete a bad word. Its first tokens may lie in the answer only, as in vLLM."""
-    said = seq.tokens[seq.prompt_len :]
-    found = []
-    for word in seq.request.bad_words:
-        before = len(word) - 1
-        if before == 0 or (len(said) >= before and tuple(said[-before:]) == word[:-1]):
-            found.append(word[-1])
-    return found
 
 
 def _history(entry: Entry) -> tuple[Iterable[float], ...] | None:

@@ -89,7 +89,11 @@ class BeamSearch:
         # A beam's best tokens, so many that ``width`` are left if all that end an answer are among them.
         self.count = self.width + len(request.last_ids)
         self.wants_logits = bool(
-            constrained or request.mask is not None or params.logit_bias or params.repetition_penalty != 1.0
+            constrained
+            or request.mask is not None
+            or params.logit_bias
+            or params.repetition_penalty != 1.0
+            or request.bad_words
         )
         self.constrained = constrained
         self.beams: list[Beam] = []  # best first
@@ -249,7 +253,8 @@ def read(seq: Sequence, search: BeamSearch, output: StepOutput, entry: int, row:
 def _processed(
     seq: Sequence, count: int, logits: F32, top_ids: tuple[int, ...], top_logprobs: tuple[float, ...]
 ) -> Candidates:
-    """The ``count`` best after repetition penalty, bias and mask, which change log probabilities as in transformers."""
+    """The ``count`` best after repetition penalty, bias, bad words and mask, which change log probabilities as in
+    transformers."""
     request, params = seq.request, seq.request.params
     x = logits.astype(np.float64)
     top = x.max()
@@ -259,6 +264,7 @@ def _processed(
         values[np.unique(seq.tokens)] *= params.repetition_penalty
     for token, bias in (params.logit_bias or {}).items():
         values[token] += bias
+    values[seq.barred()] = -np.inf
     for mask in (request.mask, seq.constraint.mask() if seq.constraint is not None else None):
         if mask is not None:
             bits = np.unpackbits(mask.view(np.uint8), bitorder="little")[: len(values)]

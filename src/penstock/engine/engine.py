@@ -18,12 +18,22 @@ from penstock.engine.blocks import BlockPool
 from penstock.engine.masks import Masks
 from penstock.engine.pooling import Pooling, check_fits, make_pooling
 from penstock.engine.prefix_cache import PrefixCache
+from penstock.engine.repetition import STOP_REASON, repeats
 from penstock.engine.scheduler import Plan, Scheduled, Scheduler
+from penstock.engine.scores import score, score_named
 from penstock.engine.sequence import Prefix, Request, Sequence, SequenceUpdate, Status, TokenScore
 from penstock.engine.stats import EngineStats
 from penstock.errors import ExecutionError, OverloadedError, RequestError, nearest
 from penstock.executors.base import Executor
-from penstock.types import F32, Batch, Constraint, FinishReason, RequestMetrics, SamplingParams, StepOutput
+from penstock.types import (
+    F32,
+    Batch,
+    Constraint,
+    FinishReason,
+    RequestMetrics,
+    SamplingParams,
+    StepOutput,
+)
 
 logger = logging.getLogger(__name__)
 NOT_FINITE = "the model gave logits that are not finite for this request"
@@ -260,7 +270,7 @@ class Engine:
             if entry.prompt_index >= 0:
                 if not seq.finished:
                     seq.request.prompt_scores.append(
-                        _score(output, i, tokens[i], seq.request.params.prompt_logprobs or 0)
+                        score(output, i, tokens[i], seq.request.params.prompt_logprobs or 0)
                     )
             elif seq.status is Status.FINISHED:
                 continue
@@ -269,7 +279,7 @@ class Engine:
             elif seq.request.beams is not None:
                 updates += self._search(seq.request.beams, seq, i, batch, output, now)
             else:
-                updates.append(self._append(seq, i, tokens[i], output, now))
+                updates.append(self._append(seq, i, tokens[i], batch, output, now))
         self._stats.generation_tokens += sum(len(update.token_ids) for update in updates)
         for update in updates:
             if update.finish_reason is not None:
@@ -309,18 +319,28 @@ class Engine:
             follower.computed = seq.computed
             follower.block_names = list(seq.block_names)
 
-    def _append(self, seq: Sequence, i: int, token: int, output: StepOutput, now: float) -> SequenceUpdate:
+    def _append(
+        self, seq: Sequence, i: int, token: int, batch: Batch, output: StepOutput, now: float
+    ) -> SequenceUpdate:
         request = seq.request
         scores: tuple[TokenScore, ...] = ()
         if request.num_logprobs >= 0:
-            scores = (_score(output, i, token, request.num_logprobs),)
+            named = request.params.logprob_token_ids
+            scores = (
+                score(output, i, token, request.num_logprobs)
+                if not named or batch.sampling is None
+                else score_named(output, i, token, int(batch.sampling.row[i]), named),
+            )
             seq.cumulative_logprob += scores[0].logprob
         seq.append(token)
         if seq.index == 0:
             _clock(request.metrics, now)
-        reason = stop_reason = None
+        reason: FinishReason | None = None
+        stop_reason: int | str | None = None
         if token in request.last_ids or len(seq.tokens) - seq.prompt_len >= request.max_tokens:
             reason, stop_reason = self._ending(seq, token)
+        elif request.params.repetition_detection is not None and repeats(seq):
+            reason, stop_reason = "repetition", STOP_REASON
         if seq.constraint is not None and reason is None:
             try:
                 seq.constraint.accept(token)
@@ -404,17 +424,6 @@ class Engine:
             for block in request.prefix.blocks if request.prefix is not None else ():
                 self.pool.release(block)
             self.on_forget(request)
-
-
-def _score(output: StepOutput, i: int, token: int, wanted: int) -> TokenScore:
-    assert output.logprobs is not None
-    assert output.ranks is not None
-    top_ids: tuple[int, ...] = ()
-    top_logprobs: tuple[float, ...] = ()
-    if wanted and output.top_ids is not None and output.top_logprobs is not None:
-        top_ids = tuple(output.top_ids[i, :wanted].tolist())
-        top_logprobs = tuple(output.top_logprobs[i, :wanted].tolist())
-    return TokenScore(token, float(output.logprobs[i]), int(output.ranks[i]), top_ids, top_logprobs)
 
 
 def _clock(metrics: RequestMetrics, now: float) -> None:

@@ -105,6 +105,7 @@ class TokenScore:
     rank: int
     top_ids: tuple[int, ...] = ()
     top_logprobs: tuple[float, ...] = ()
+    top_ranks: tuple[int, ...] = ()  # 1, 2, 3 … where it is empty
 
 
 PromptScore = TokenScore
@@ -160,6 +161,16 @@ class Sequence:
         self.tokens.append(token)
         if self.counts is not None:
             self.counts[token] = self.counts.get(token, 0) + 1
+
+    def barred(self) -> list[int]:
+        """Tokens that would complete a bad word. Its first tokens may lie in the answer only, as in vLLM."""
+        said = self.tokens[self.prompt_len :]
+        found = []
+        for word in self.request.bad_words:
+            before = len(word) - 1
+            if before == 0 or (len(said) >= before and tuple(said[-before:]) == word[:-1]):
+                found.append(word[-1])
+        return found
 
     def fork(self, index: int) -> Sequence:
         """A sibling with the same tokens and the same blocks; the caller takes the references."""

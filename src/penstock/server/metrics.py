@@ -131,7 +131,7 @@ class Metrics:
                 prefix + "request_success", "answers that ended, by reason", labels=["model_name", "finished_reason"]
             )
             for model, (llm, _) in self.models.items():
-                for reason in ("stop", "length", "abort", "error"):
+                for reason in ("stop", "length", "abort", "error", "repetition"):
                     done.add_metric([model, reason], llm.model.engine.stats.finished.get(reason, 0))
             yield done
             yield from self._steps(prefix)

@@ -21,6 +21,7 @@ from penstock.types.params import (
     MAX_N,
     MAX_STOPS,
     MAX_TOKENS,
+    RepetitionDetection,
     RequestOutputKind,
     SamplingParams,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "FinishReason",
     "Logprob",
     "Message",
+    "RepetitionDetection",
     "RequestMetrics",
     "RequestOutput",
     "RequestOutputKind",

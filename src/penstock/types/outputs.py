@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from penstock.types.common import F32
 
-FinishReason = Literal["stop", "length", "abort", "error"]
+FinishReason = Literal["stop", "length", "abort", "error", "repetition"]
 
 
 @dataclass(slots=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
 
 import numpy as np
 
-from penstock.errors import RequestError
+from penstock.errors import RequestError, nearest
 from penstock.types.common import bad
 from penstock.types.structured import StructuredOutputs
 
@@ -18,8 +18,10 @@ MAX_N = 128
 MAX_LOGPROBS = 100
 MAX_STOPS = 64
 MAX_BAD_WORDS = 128
+MAX_SCORED = 128
 MAX_LOGIT_BIAS = 4096
 MAX_TOKENS = 1 << 24
+MAX_PATTERN = 1024
 
 FLAGS = (
     "ignore_eos",
@@ -42,6 +44,40 @@ BEAM_NEUTRAL: dict[str, tuple[float, ...]] = {
 """What beam search has no use for, with the values that change nothing."""
 
 
+@dataclass(frozen=True, slots=True)
+class RepetitionDetection:
+    """An answer ends when its last tokens are ``min_count`` times the same ``min_pattern_size`` to ``max_pattern_size``
+    tokens. Names and meaning are vLLM's; 0 is off. Raises ``RequestError``."""
+
+    max_pattern_size: int = 0
+    min_pattern_size: int = 0
+    min_count: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_pattern_size", "min_pattern_size", "min_count"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_PATTERN:
+                raise bad(f"repetition_detection.{name}", value, f"an integer from 0 to {MAX_PATTERN}")
+        if self.min_pattern_size > self.max_pattern_size:
+            raise bad("repetition_detection.min_pattern_size", self.min_pattern_size, "at most max_pattern_size")
+        if self.max_pattern_size and self.min_count < 2:
+            raise bad("repetition_detection.min_count", self.min_count, "at least 2")
+
+    @classmethod
+    def of(cls, given: Any) -> RepetitionDetection | None:
+        """From a request's mapping; None where it asks for nothing. Raises ``RequestError``."""
+        if isinstance(given, Mapping):
+            known = [f.name for f in fields(cls)]
+            for name in given:
+                if name not in known:
+                    said = f"repetition_detection: unknown option '{str(name)[:64]}'{nearest(str(name), known)}"
+                    raise RequestError(said, "repetition_detection")
+            given = cls(**given)
+        elif given is not None and not isinstance(given, cls):
+            raise bad("repetition_detection", given, "a RepetitionDetection or a mapping of its fields")
+        return given if given is not None and given.max_pattern_size else None
+
+
 class RequestOutputKind(Enum):
     """What a stream yields: all text so far, only what is new, or one final output."""
 
@@ -61,7 +97,9 @@ class SamplingParams:
     raw distribution. Raises ``RequestError`` that names the field.
 
     ``bad_words``: texts that an answer does not say: the last token of how the tokenizer spells each, alone and behind
-    a space, is impossible behind the others.
+    a space, is impossible behind the others. ``logprob_token_ids``: the log probabilities of these tokens, in the
+    place of the best ones. ``repetition_detection``: end an answer that goes round in circles, with ``finish_reason``
+    "repetition".
 
     ``use_beam_search``: the best ``n`` answers that ``best_of`` (else ``n``) beams find, given out when all are known;
     nothing is drawn. ``length_penalty`` and ``early_stopping`` (True, False, "never") as in transformers: the answers'
@@ -86,6 +124,7 @@ class SamplingParams:
     min_tokens: int = 0
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    logprob_token_ids: tuple[int, ...] | None = None
     detokenize: bool = True
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
@@ -93,6 +132,7 @@ class SamplingParams:
     logit_bias: Mapping[int, float] | None = None
     allowed_token_ids: tuple[int, ...] | None = None
     bad_words: tuple[str, ...] = ()
+    repetition_detection: RepetitionDetection | Mapping[str, Any] | None = None
     structured_outputs: StructuredOutputs | Mapping[str, Any] | None = None
     use_beam_search: bool = False
     length_penalty: float = 1.0
@@ -106,8 +146,13 @@ class SamplingParams:
         set_(self, "stop", tuple(self.stop or ()))
         set_(self, "bad_words", (self.bad_words,) if isinstance(self.bad_words, str) else tuple(self.bad_words or ()))
         set_(self, "stop_token_ids", tuple(self.stop_token_ids or ()))
-        if self.allowed_token_ids is not None:
-            set_(self, "allowed_token_ids", tuple(self.allowed_token_ids))
+        for name in ("allowed_token_ids", "logprob_token_ids"):
+            if getattr(self, name) is not None:
+                set_(self, name, tuple(getattr(self, name)))
+        set_(self, "repetition_detection", RepetitionDetection.of(self.repetition_detection))
+        set_(self, "logprob_token_ids", self.logprob_token_ids or None)
+        if self.logprob_token_ids and self.logprobs is None:
+            set_(self, "logprobs", 0)
         if self.top_k == -1:
             set_(self, "top_k", 0)
         if isinstance(self.structured_outputs, Mapping):
@@ -177,9 +222,14 @@ class SamplingParams:
             raise bad("stop", self.stop, f"at most {MAX_STOPS} strings, none empty")
         if len(self.bad_words) > MAX_BAD_WORDS or any(not isinstance(w, str) or not w.strip() for w in self.bad_words):
             raise bad("bad_words", self.bad_words, f"at most {MAX_BAD_WORDS} texts, none blank")
-        if self.bad_words and self.use_beam_search:
-            raise RequestError("bad_words are not available with use_beam_search: leave one of them out", "bad_words")
-        for name in ("stop_token_ids", "allowed_token_ids"):
+        for name in ("logprob_token_ids", "repetition_detection"):
+            if getattr(self, name) and self.use_beam_search:
+                raise RequestError(f"{name} is not available with use_beam_search: leave one of them out", name)
+        if len(self.logprob_token_ids or ()) > MAX_SCORED:
+            raise bad("logprob_token_ids", f"{len(self.logprob_token_ids or ())} ids", f"at most {MAX_SCORED}")
+        if self.logprob_token_ids and self.logprobs:
+            raise RequestError("give logprobs or logprob_token_ids, not both", "logprob_token_ids")
+        for name in ("stop_token_ids", "allowed_token_ids", "logprob_token_ids"):
             ids = getattr(self, name)
             if ids and any(isinstance(t, bool) or not isinstance(t, int | np.integer) or t < 0 for t in ids):
                 raise bad(name, ids, "token ids (integers from 0)")

@@ -23,6 +23,7 @@ SAME_NAME = (
     "include_stop_str_in_output", "ignore_eos", "allowed_token_ids", "skip_special_tokens",
     "spaces_between_special_tokens",
     "prompt_logprobs", "use_beam_search", "length_penalty", "early_stopping", "bad_words",
+    "repetition_detection",
 )  # fmt: skip
 GUIDED = (
     "guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_json_object", "guided_whitespace_pattern",
@@ -42,6 +43,10 @@ def sampling_params(request: Generation, default: SamplingParams, **more: Any) -
         given["stop"] = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
         if request.stop == "":
             given["stop"] = ()
+    if request.logprob_token_ids:
+        if more.get("logprobs") is None:
+            raise RequestError("logprob_token_ids needs logprobs", "logprob_token_ids")
+        more = {**more, "logprobs": 0, "logprob_token_ids": tuple(request.logprob_token_ids)}
     if request.logit_bias:
         given["logit_bias"] = _bias(request.logit_bias)
     kind = RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY
@@ -145,11 +150,11 @@ def token_name(token: int, entry: Logprob, as_ids: bool) -> str:
 def chat_logprobs(
     tokens: Sequence[int],
     scores: Sequence[TokenLogprobs],
-    top: int,
+    top: int | None,
     tokenizer: Tokenizer | None,
     as_ids: bool,
 ) -> dict[str, Any]:
-    """``{"content": [{token, bytes, logprob, top_logprobs}], "refusal": null}``."""
+    """``top`` None: all that there are. ``{"content": [{token, bytes, logprob, top_logprobs}], "refusal": null}``."""
 
     def entry(token: int, score: Logprob) -> dict[str, Any]:
         data = None if tokenizer is None else list(tokenizer.token_bytes(token))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from penstock.errors import RequestError
+from penstock.frontend import Prompt
 from penstock.server.answers import Answers
 from penstock.server.body import parse, read
 from penstock.server.http import Call, Reply, Stream, encode, reply
@@ -52,6 +53,7 @@ async def chat(call: Call) -> Reply | Stream:
     work.params = replace(work.params, structured_outputs=must)
     if work.reading.shows_control:
         work.params = replace(work.params, skip_special_tokens=False)
+    work.prompt = prompt
     answers = await Answers.submit(served, [prompt], work.params, adapt.engine_options(request), work.reading.thoughts)
     if request.stream:
         return Stream(work.chunks(answers), lambda p: event(error_body(p)) + DONE, answers.close)
@@ -69,6 +71,7 @@ class _Chat:
     default: SamplingParams
     params: SamplingParams = field(init=False)
     reading: Reading = Reading()  # noqa: RUF009
+    prompt: Prompt = field(default_factory=lambda: Prompt([]))
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
@@ -103,10 +106,18 @@ class _Chat:
         }
         if self.request.prompt_logprobs is not None:
             found["prompt_logprobs"] = adapt.prompt_logprobs(output.prompt_logprobs)
-        if self.request.return_token_ids:
-            found["prompt_token_ids"] = output.prompt_token_ids
+        found |= self._of_prompt()
         if self.request.return_metrics:
             found["metrics"] = adapt.timings(output.metrics)
+        return found
+
+    def _of_prompt(self) -> dict[str, Any]:
+        """What is wanted of the prompt, beside the answer or with the first piece of it."""
+        found: dict[str, Any] = {}
+        if self.request.return_token_ids:
+            found["prompt_token_ids"] = list(self.prompt.token_ids)
+        if self.request.return_prompt_text:
+            found["prompt_text"] = self.prompt.text
         return found
 
     def _whole_choice(self, answer: CompletionOutput) -> dict[str, Any]:
@@ -132,7 +143,7 @@ class _Chat:
         if not self.request.logprobs:
             return None
         tokenizer, as_ids = self.served.llm.model.tokenizer, bool(self.request.return_tokens_as_token_ids)
-        top = self.request.top_logprobs or 0
+        top = None if self.request.logprob_token_ids else self.request.top_logprobs or 0
         return adapt.chat_logprobs(answer.token_ids, answer.logprobs or (), top, tokenizer, as_ids)
 
     async def chunks(self, answers: Answers) -> AsyncIterator[bytes]:
@@ -157,8 +168,14 @@ class _Chat:
                 holes.append(encode(adapt.usage(answers.usage)) if running_usage else b"null")
             return full(*holes)
 
+        opening = {"role": "assistant", "content": self._echoed()}
         for index in range(self.params.n):
-            yield chunk(index, {"role": "assistant", "content": self._echoed()})
+            if index == 0 and (more := self._of_prompt()):
+                usage = {"usage": adapt.usage(answers.usage) if running_usage else None} if with_usage else {}
+                first = {"index": 0, "delta": {**always, **opening}, **quiet}
+                yield event({**self.head, "choices": [first], **usage, **more})
+            else:
+                yield chunk(index, opening)
         out: list[bytes] = []
         async for _, output in answers.outputs():
             for answer in output.outputs:

@@ -42,6 +42,8 @@ class Generation(msgspec.Struct, kw_only=True):
     length_penalty: float | None = None
     early_stopping: bool | str | None = None
     prompt_logprobs: int | None = None
+    logprob_token_ids: list[int] | None = None
+    repetition_detection: dict[str, Any] | None = None
     truncate_prompt_tokens: int | None = None
     truncation_side: Literal["left", "right"] | None = None
     add_special_tokens: bool | None = None
@@ -86,6 +88,7 @@ class ChatRequest(Generation, kw_only=True):
     reasoning_effort: str | None = None
     include_reasoning: bool | None = None
     thinking_token_budget: int | None = None
+    return_prompt_text: bool | None = None
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True):
@@ -116,7 +119,6 @@ HARMLESS = frozenset({
 _NOT_YET = "is not available in this version: leave it out"
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "suffix": (("",), "asks for text in the middle, which these models are not trained for: leave it out"),
-    "logprob_token_ids": (([],), _NOT_YET),
     "prompt_embeds": ((), "is not accepted: requests bring text or token ids"),
     "chat_template": ((), "is not accepted from requests: give it to the server with --chat-template"),
     "chat_template_content_format": (("auto",), "is chosen by the server: leave it out"),
@@ -127,10 +129,9 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "web_search_options": ((), "is not available: this server searches nothing"),
     "verbosity": (("medium",), "is not understood by these models: leave it out"),
     "thinking_token_budget": ((), "belongs to /v1/chat/completions: leave it out"),
-    "repetition_detection": ((), _NOT_YET),
     "vllm_xargs": (({},), _NOT_YET),
     "kv_transfer_params": ((), _NOT_YET),
     "logits_processors": (([],), "is not accepted: requests bring no code"),
-    "return_prompt_text": ((False,), _NOT_YET),
+    "return_prompt_text": ((False,), "belongs to /v1/chat/completions: leave it out, or use echo"),
 }
 """Names that are known and not available: the values that change nothing, and the reason."""

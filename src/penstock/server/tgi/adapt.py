@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from penstock.text.tokenizer import Tokenizer
 
 MAX_TOP_TOKENS = 20
-FINISH = {"length": "length", "stop": "eos_token", "abort": "length", "error": "length"}
+FINISH = {"length": "length", "stop": "eos_token", "abort": "length", "error": "length", "repetition": "length"}
 
 
 def sampling_params(given: Parameters, stream: bool) -> SamplingParams:
