@@ -180,11 +180,11 @@ def _engine(
 def _adapters(config: Config, engine: Engine, architecture: Architecture, settings: Mapping[str, Any]) -> Adapters:
     """The adapters that the configuration names; their files call tensors as the original checkpoint does."""
     from penstock.adapters import Adapters, load_all
-    from penstock.models.gguf import KEY
+    from penstock.models.gguf import original_rules
     from penstock.models.registry import resolve as resolve_family
 
-    original = {key: value for key, value in settings.items() if key != KEY}
-    adapters = Adapters(engine, architecture, resolve_family(original).rules(architecture, original), config.adapter)
+    rules = original_rules(settings, architecture, resolve_family)
+    adapters = Adapters(engine, architecture, rules, config.adapter)
     load_all(adapters, config.adapter.adapters)
     return adapters
 

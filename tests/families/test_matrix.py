@@ -1,9 +1,9 @@
 """Family × format × feature: every one with every other, through the whole engine on the native executor.
 
 Each case is a checkpoint of a family with its weights as stored, made int8 or int4 while they are read (with inputs
-exact or int8 as well), or written anew as quantising tools do. Its tokens and logprobs alone are what all else is held
-to, to the bit; those of written ones are held to the numbers that they stand for. `scripts/models` prints what passed
-into docs/models.md.
+exact or int8 as well), or written anew as quantising tools and llama.cpp's converter (in float32) do. Its tokens and
+logprobs alone are what all else is held to, to the bit; those of quantised ones are held to the numbers that they stand
+for. `scripts/models` prints what passed into docs/models.md.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from tests.quant.forms import (
     plain_of,
     write_checkpoint,
 )
+from tests.quant.test_gguf_families import CASES as CONVERTED
+from tests.quant.test_gguf_families import convert
 
 FORMATS: dict[str, dict[str, str]] = {
     "stored": {}, "int8": {"quantization": "int8"}, "int4": {"quantization": "int4"},
@@ -62,6 +64,8 @@ class Case:
         if form in WRITTEN:
             self.source = folder / "written"
             write_checkpoint(golden(name) / "ckpt", self.source, WRITTEN[form])
+        elif form == "GGUF":
+            self.source, _ = convert(name, folder)
         arrays = np.load(golden(name) / "golden.npz")
         keys = sorted(k for k in arrays if re.fullmatch(r"p\d+_ids", k))
         self.prompts = [[int(t) for t in arrays[k]] for k in keys]
@@ -83,11 +87,13 @@ def bits(outputs: list[RequestOutput]) -> Bits:
     return [(list(answer.token_ids), answer.logprobs) for output in outputs for answer in output.outputs]
 
 
-@pytest.fixture(scope="module", params=[(f, w) for f in FAMILIES for w in (*FORMATS, *WRITTEN)], ids="-".join)
+@pytest.fixture(scope="module", params=[(f, w) for f in FAMILIES for w in (*FORMATS, *WRITTEN, "GGUF")], ids="-".join)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     name, form = request.param
     if name in TURNED and form in WRITTEN and not form.startswith("GPTQ"):
         pytest.skip("no tool writes linears so that lie as [inputs, outputs]")
+    if form == "GGUF" and name not in CONVERTED:
+        pytest.skip("llama.cpp has no such architecture, or its files are tested apart")
     yield Case(name, form, tmp_path_factory.mktemp(f"{name}-{form}"))
 
 

@@ -64,6 +64,15 @@ def family_of(config: Config, known: Callable[[Config], Family]) -> Family:
     return replace(inner, architecture=architecture, rules=lambda arch, given: rules(kind, arch))
 
 
+def original_rules(config: Config, arch: Architecture, known: Callable[[Config], Family]) -> tuple[Rule, ...]:
+    """The names that the weights of ``arch`` have where adapters for it are trained: for a GGUF file, those of all
+    checkpoints that it may have been made of."""
+    plain = {key: value for key, value in config.items() if key != KEY}
+    others = KINDS[config[KEY]].others if KEY in config else ()
+    configs = [plain, *({**plain, "model_type": other} for other in others)]
+    return tuple(rule for one in configs for rule in known(one).rules(arch, one))
+
+
 def _without_plus_one(arch: Architecture) -> Architecture:
     def plain(norm: Norm | None) -> Norm | None:
         return norm and replace(norm, plus_one=False)

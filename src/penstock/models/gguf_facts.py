@@ -171,12 +171,14 @@ def _qwen(m: Meta) -> Facts:
 @dataclass(frozen=True, slots=True)
 class Kind:
     """``pairs``: the rows of q and k are permuted so that rotary pairs are neighbours. ``fused_up``: ``ffn_up`` holds
-    the gate's rows, then those of up. ``one_added``: norms are stored as 1 + weight."""
+    the gate's rows, then those of up. ``one_added``: norms are stored as 1 + weight. ``others``: model types of other
+    checkpoints that become such files."""
 
     facts: Callable[[Meta], Facts]
     pairs: bool = False
     fused_up: bool = False
     one_added: bool = False
+    others: tuple[str, ...] = ()
 
 
 KINDS: dict[str, Kind] = {
@@ -192,7 +194,7 @@ KINDS: dict[str, Kind] = {
     "gpt2": Kind(_gpt2),
     "bloom": Kind(_bloom),
     "baichuan": Kind(_baichuan, pairs=True),
-    "chatglm": Kind(_chatglm, fused_up=True),
+    "chatglm": Kind(_chatglm, fused_up=True, others=("glm",)),
     "glm4": Kind(_glm4, fused_up=True),
     "stablelm": Kind(_stablelm),
     "gptneox": Kind(_gpt_neox),
