@@ -90,3 +90,10 @@ def test_errors_are_the_clients_kinds(talker, client):
         answer = talker.post("/v1/messages", fields)
         assert answer.status == 400 and answer.json["type"] == "error"
         assert answer.json["error"]["type"] == "invalid_request_error"
+
+
+def test_its_client_lists_models(talker, client):
+    found = client.models.list()
+    assert [(m.type, m.id, m.display_name) for m in found.data] == [("model", NAME, NAME)]
+    assert found.data[0].created_at.year > 2000 and not found.has_next_page()
+    assert client.models.retrieve(NAME).id == NAME

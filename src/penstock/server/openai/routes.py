@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from penstock.server.http import Call, Dialect, Endpoint, Reply, reply
@@ -14,42 +15,47 @@ from penstock.server.openai.schema import ChatRequest, CompletionRequest
 from penstock.server.responses import routes as responses
 from penstock.server.state import Served
 
+Card = dict[str, Any]
 
-def model_card(served: Served) -> dict[str, Any]:
+
+def card(name: str, created: int, length: int | None, root: str | None = None, parent: str | None = None) -> Card:
+    """OpenAI's, with vLLM's additions and what Anthropic's clients read."""
     return {
-        "id": served.name,
+        "id": name,
         "object": "model",
-        "created": served.created,
+        "created": created,
         "owned_by": "penstock",
-        "root": served.name,
-        "parent": None,
-        "max_model_len": served.llm.model.max_model_len,
+        "root": name if root is None else root,
+        "parent": parent,
+        "max_model_len": length,
         "permission": [],
+        "type": "model",
+        "display_name": name,
+        "created_at": datetime.fromtimestamp(created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
 
 
-def absent_card(name: str) -> dict[str, Any]:
+def model_card(served: Served, alias: str | None = None) -> Card:
+    return card(alias or served.name, served.created, served.llm.model.max_model_len, served.name)
+
+
+def absent_card(name: str) -> Card:
     """A model that is loaded when it is first asked."""
-    return {
-        "id": name, "object": "model", "created": 0, "owned_by": "penstock", "root": name, "parent": None,
-        "max_model_len": None, "permission": [],
-    }  # fmt: skip
+    return card(name, 0, None)
 
 
-def alias_card(served: Served, name: str) -> dict[str, Any]:
-    return {**model_card(served), "id": name}
-
-
-def adapter_card(served: Served, adapter: str) -> dict[str, Any]:
-    return {**model_card(served), "id": adapter, "root": adapter, "parent": served.name}
+def adapter_card(served: Served, adapter: str) -> Card:
+    return card(adapter, served.created, served.llm.model.max_model_len, parent=served.name)
 
 
 async def list_models(call: Call) -> Reply:
     models = list(call.state.served.values())
-    aliases = [alias_card(s, name) for s in models for name in s.names]
+    aliases = [model_card(s, name) for s in models for name in s.names]
     adapters = [adapter_card(s, name) for s in models for name in s.llm.model.adapters.names()]
     others = [absent_card(name) for name in call.state.library.places() if name not in call.state.served]
-    return reply({"object": "list", "data": [*map(model_card, models), *aliases, *adapters, *others]})
+    cards = [*map(model_card, models), *aliases, *adapters, *others]
+    first, last = (cards[0]["id"], cards[-1]["id"]) if cards else (None, None)
+    return reply({"object": "list", "data": cards, "has_more": False, "first_id": first, "last_id": last})
 
 
 async def one_model(call: Call) -> Reply:
