@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from penstock import LLM
 from tests.harness import Runner
 from tests.helpers import shared
-from tests.quant.forms import FORMS, write_checkpoint
+from tests.quant.forms import FORMS
 from tests.quant.measure import WINDOW, perplexity, windows_of
+from tests.quant.written import write_checkpoint
 
 F32 = NDArray[np.float32]
 WIDTH = 192

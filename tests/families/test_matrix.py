@@ -31,10 +31,10 @@ from tests.quant.forms import (
     int_quantized,
     pack_quantized,
     plain_of,
-    write_checkpoint,
 )
 from tests.quant.test_gguf_families import CASES as CONVERTED
 from tests.quant.test_gguf_families import convert
+from tests.quant.written import write_checkpoint
 
 FORMATS: dict[str, dict[str, str]] = {
     "stored": {}, "int8": {"quantization": "int8"}, "int4": {"quantization": "int4"},

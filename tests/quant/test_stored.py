@@ -33,8 +33,8 @@ from tests.quant.forms import (
     int_quantized,
     pack_quantized,
     plain_of,
-    write_checkpoint,
 )
+from tests.quant.written import write_checkpoint
 from tests.tiny import make
 
 IDS = [3, 5, 8, 13, 21, 34, 55, 89, 144, 7]
