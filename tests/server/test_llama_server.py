@@ -52,3 +52,39 @@ def test_errors_are_in_its_form(talker, fields):
     assert answer.status == 400 and set(answer.json["error"]) == {"code", "message", "type"}
     refused = talker.post("/infill", {"input_prefix": "a"})
     assert refused.status == 400 and refused.error["type"] == "not_supported_error"
+
+
+def test_its_fields_on_openais_routes(server):
+    """What llama-server's own clients send along; what would change the answer is refused by name."""
+    chat = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 40, "temperature": 0, "ignore_eos": True}
+    plain = server.post("/v1/chat/completions", chat).json["choices"][0]["message"]["content"]
+    neutral = {
+        "cache_prompt": True, "timings_per_token": True, "reasoning_format": "none", "dynatemp_range": 0,
+        "dynatemp_exponent": 1, "xtc_probability": 0, "xtc_threshold": 0.1, "repeat_last_n": 64, "repeat_penalty": 1,
+        "dry_multiplier": 0, "dry_base": 1.75, "dry_penalty_last_n": -1, "typical_p": 1, "mirostat": 0,
+        "samplers": ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"],
+    }  # fmt: skip
+    found = server.post("/v1/chat/completions", {**chat, **neutral})
+    assert found.status == 200 and found.json["choices"][0]["message"]["content"] == plain
+    same = {"repetition_penalty": 9.0}, {"repeat_penalty": 9.0}
+    ours, theirs = (server.post("/v1/chat/completions", {**chat, **f}).json["choices"][0]["message"] for f in same)
+    assert ours == theirs and ours["content"] != plain
+    for field, value in (
+        ("dry_multiplier", 0.8), ("xtc_probability", 0.5), ("mirostat", 2), ("samplers", ["temperature", "top_k"]),
+        ("tfs_z", 0.5), ("top_n_sigma", 1.0),
+    ):  # fmt: skip
+        for path, body in (("/v1/chat/completions", chat), ("/completion", {"prompt": "x"})):
+            answer = server.post(path, {**body, field: value})
+            assert answer.status == 400 and field in answer.error["message"], (path, field)
+    both = {**chat, "repetition_penalty": 1.2, "repeat_penalty": 1.1}
+    assert server.post("/v1/chat/completions", both).error["param"] == "repeat_penalty"
+
+
+def test_its_grammars_on_openais_routes(server):
+    pytest.importorskip("llguidance", reason="llguidance is not installed")
+    chat = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 20}
+    for field, value in (("grammar", 'root ::= "ab" | "cd"'), ("json_schema", {"enum": ["ab", "cd"]})):
+        found = server.post("/v1/chat/completions", {**chat, field: value}).json["choices"][0]["message"]["content"]
+        assert found.strip('"') in ("ab", "cd")
+        answer = server.post("/v1/chat/completions", {**chat, field: value, "structured_outputs": {"regex": "a"}})
+        assert answer.status == 400 and "not both" in answer.error["message"]

@@ -29,5 +29,8 @@ _NOT_HERE = "is not available in this version: leave it out"
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "container": ((), _NOT_HERE),
     "mcp_servers": (([],), _NOT_HERE),
-    "context_management": ((), _NOT_HERE),
+    "context_management": (
+        ({}, {"edits": []}, {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}),
+        _NOT_HERE,
+    ),
 }

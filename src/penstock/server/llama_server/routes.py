@@ -15,7 +15,8 @@ from penstock.server.body import parse, read
 from penstock.server.embeddings import Wish, embed
 from penstock.server.errors import HttpError, Problem
 from penstock.server.http import Call, Dialect, Endpoint, Reply, Stream, reply
-from penstock.server.llama_server.schema import HARMLESS, REFUSED, CompletionRequest
+from penstock.server.llama_cpp import HARMLESS
+from penstock.server.llama_server.schema import REFUSED, CompletionRequest
 from penstock.server.openai.adapt import finite
 from penstock.server.openai.completions import prompt_items
 from penstock.server.prompts import encode_prompts, render_chat

@@ -11,7 +11,7 @@ from penstock.sampling_defaults import NO_DRAWS
 from penstock.server.answers import Usage
 from penstock.server.openai.schema import Generation
 from penstock.server.prompts import Truncation
-from penstock.server.structured import from_response_format, from_structured_outputs
+from penstock.server.structured import from_llama_server, from_response_format, from_structured_outputs
 from penstock.types import Logprob, RequestMetrics, RequestOutputKind, SamplingParams, StructuredOutputs, TokenLogprobs
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ def sampling_params(request: Generation, default: SamplingParams, **more: Any) -
     given = {k: v for k in SAME_NAME if (v := getattr(request, k, None)) is not None}
     if request.use_beam_search:
         default = replace(default, **NO_DRAWS)
+    if request.repeat_penalty is not None:
+        if request.repetition_penalty not in (None, request.repeat_penalty):
+            raise RequestError("repeat_penalty and repetition_penalty disagree: give one", "repeat_penalty")
+        given["repetition_penalty"] = request.repeat_penalty
     if request.stop is not None:
         given["stop"] = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
         if request.stop == "":
@@ -77,13 +81,17 @@ def engine_options(request: Generation) -> dict[str, Any]:
 
 
 def grammar(request: Generation) -> StructuredOutputs | None:
-    """What the answer must be, by ``response_format`` or ``structured_outputs``."""
+    """What the answer must be, by ``response_format``, ``structured_outputs``, or llama-server's fields."""
     guided = {name.removeprefix("guided_"): getattr(request, name) for name in GUIDED}
-    one = from_response_format(request.response_format)
-    other = from_structured_outputs(request.structured_outputs, guided)
-    if one is not None and other is not None:
-        raise RequestError("give response_format or structured_outputs, not both", "structured_outputs")
-    return one or other
+    found = [
+        from_response_format(request.response_format),
+        from_structured_outputs(request.structured_outputs, guided),
+        from_llama_server(request.grammar, request.json_schema),
+    ]
+    asked = [each for each in found if each is not None]
+    if len(asked) > 1:
+        raise RequestError(f"give {asked[0].param} or {asked[1].param}, not both", asked[1].param)
+    return asked[0] if asked else None
 
 
 def truncation(request: Generation, max_model_len: int) -> Truncation | None:

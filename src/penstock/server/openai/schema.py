@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from penstock.server import llama_cpp
+
 
 class StreamOptions(msgspec.Struct, kw_only=True):
     include_usage: bool | None = None
@@ -28,6 +30,7 @@ class Generation(msgspec.Struct, kw_only=True):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
+    repeat_penalty: float | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
@@ -58,6 +61,8 @@ class Generation(msgspec.Struct, kw_only=True):
     return_metrics: bool | None = None
     response_format: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = None
+    grammar: str | None = None
+    json_schema: dict[str, Any] | None = None
     guided_json: str | dict[str, Any] | bool | None = None
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
@@ -112,12 +117,13 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True):
 HARMLESS = frozenset({
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
     "prompt_cache_options", "moderation", "prediction", "session_id", "mm_processor_kwargs",
-    "guided_decoding_backend",
+    "guided_decoding_backend", *llama_cpp.HARMLESS,
 })  # fmt: skip
 """Names that clients send and that cannot change the text of an answer here."""
 
 _NOT_YET = "is not available in this version: leave it out"
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    **llama_cpp.REFUSED,
     "suffix": (("",), "asks for text in the middle, which these models are not trained for: leave it out"),
     "prompt_embeds": ((), "is not accepted: requests bring text or token ids"),
     "chat_template": ((), "is not accepted from requests: give it to the server with --chat-template"),
