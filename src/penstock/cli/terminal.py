@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import unicodedata
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
@@ -29,8 +29,11 @@ class _Lossy(io.RawIOBase):
         return True
 
     def write(self, data: Any, /) -> int:
+        """All of it. No buffer stands before this: one would refuse what a signal's handler says in the middle of it."""
+        rest = memoryview(data).cast("B")
         with contextlib.suppress(OSError):
-            return os.write(self._descriptor, data)
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
         return len(data)
 
 
@@ -40,7 +43,7 @@ def lossy(stream: TextIO) -> TextIO:
         raw = _Lossy(stream.fileno())
     except (OSError, ValueError):
         return stream
-    return io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=True)
+    return io.TextIOWrapper(cast(Any, raw), stream.encoding, stream.errors, line_buffering=True)
 
 
 def coloured(stream: TextIO) -> bool:
