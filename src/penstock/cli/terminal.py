@@ -29,7 +29,7 @@ class _Lossy(io.RawIOBase):
         return True
 
     def write(self, data: Any, /) -> int:
-        """All of it. No buffer stands before this: one would refuse what a signal's handler says in the middle of it."""
+        """All of it. No buffer stands before this: one refuses what a signal's handler says in the middle of it."""
         rest = memoryview(data).cast("B")
         with contextlib.suppress(OSError):
             while rest:

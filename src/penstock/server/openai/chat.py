@@ -120,6 +120,11 @@ class _Chat:
             found["prompt_text"] = self.prompt.text
         return found
 
+    def _with_prompt(self, piece: bytes) -> bytes:
+        """The first piece of a stream, with that."""
+        more = self._of_prompt()
+        return event({**parse(piece.removeprefix(b"data: ")), **more}) if more else piece
+
     def _whole_choice(self, answer: CompletionOutput) -> dict[str, Any]:
         message, called = messages.whole(self.reading, answer.text, self._echoed())
         choice: dict[str, Any] = {
@@ -170,12 +175,8 @@ class _Chat:
 
         opening = {"role": "assistant", "content": self._echoed()}
         for index in range(self.params.n):
-            if index == 0 and (more := self._of_prompt()):
-                usage = {"usage": adapt.usage(answers.usage) if running_usage else None} if with_usage else {}
-                first = {"index": 0, "delta": {**always, **opening}, **quiet}
-                yield event({**self.head, "choices": [first], **usage, **more})
-            else:
-                yield chunk(index, opening)
+            piece = chunk(index, opening)
+            yield piece if index else self._with_prompt(piece)
         out: list[bytes] = []
         async for _, output in answers.outputs():
             for answer in output.outputs:
