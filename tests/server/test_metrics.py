@@ -31,7 +31,7 @@ def test_counters_and_histograms_under_both_names(checkpoint):
         assert after[prefix + "kv_cache_usage_perc"] == 0
         assert after[prefix + "num_requests_running"] == after[prefix + "num_requests_waiting"] == 0
         assert after[prefix + "request_success_total|length"] == 2
-        assert after[prefix + "prefix_cache_hits_total"] == 32
+        assert after[prefix + "prefix_cache_hits_total"] == after[prefix + "prompt_tokens_cached_total"] == 32
         assert after[prefix + "time_to_first_token_seconds_count"] == 2
         assert after[prefix + "inter_token_latency_seconds_count"] == 12
         assert after[prefix + "request_generation_tokens_sum"] == 14

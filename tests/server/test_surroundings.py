@@ -239,3 +239,18 @@ def test_ten_thousand_idle_connections(checkpoint):
 def memory_of(pid: int) -> int:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS"))
+
+
+def test_one_cpu_means_one_thread():
+    """Threads follow the affinity mask, as a container's cpuset sets it."""
+    native = pytest.importorskip("penstock._native", reason="the native executor is not built")
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system has no affinity masks")
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+        "from penstock import _native; print(_native.default_threads())"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60)
+    assert done.stdout.strip() == "1", done.stderr
+    assert 1 <= native.default_threads() <= len(os.sched_getaffinity(0))

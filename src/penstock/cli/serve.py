@@ -60,7 +60,7 @@ HELP = {
     "keep_alive": "seconds an idle connection is kept (default: 30)",
     "drain_timeout": "seconds that running requests get to finish at the end (default: 30)",
     "watchdog_timeout": "seconds without a step after which /health fails (default: 120)",
-    "hang_timeout": "seconds without a step after which the server ends; 0: never (default: 600)",
+    "hang_timeout": "seconds without a step after which the server ends; 0: never (default: 1800)",
     "log_requests": "one line for every request (default: on)",
     "tool_call_parser": f"how the model writes tool calls: {', '.join(TOOL_FORMATS)} (default: auto, by its template)",
     "reasoning": "tell thoughts apart from the answer, where the template marks them (default: on)",

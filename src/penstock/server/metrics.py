@@ -185,6 +185,7 @@ _ENGINE = (
     ("num_preemptions", "sequences put back for lack of KV blocks", True),
     ("prefix_cache_queries", "prompt tokens looked up in the prefix cache", True),
     ("prefix_cache_hits", "prompt tokens found there", True),
+    ("prompt_tokens_cached", "the same, as vLLM counts it too", True),
     ("steps", "steps run", True),
 )
 
@@ -204,5 +205,6 @@ def _engine_values(llm: AsyncLLM) -> Mapping[str, float]:
         "num_preemptions": stats.preemptions,
         "prefix_cache_queries": stats.prefix_queries,
         "prefix_cache_hits": stats.prefix_hits,
+        "prompt_tokens_cached": stats.prefix_hits,
         "steps": stats.steps,
     }

@@ -58,7 +58,7 @@ class ServerOptions:
     keep_alive: float = 30.0
     drain_timeout: float = 30.0
     watchdog_timeout: float = 120.0
-    hang_timeout: float = 600.0
+    hang_timeout: float = 1800.0
     log_requests: bool = True
     tool_call_parser: str = "auto"
     reasoning: bool = True
