@@ -92,6 +92,24 @@ def test_tgis_names(checkpoint):
         assert found[f"{name}_sum"] > 0
 
 
+def test_llama_servers_names(checkpoint):
+    model = open_model(checkpoint)
+    with Server(model) as server:
+        for _ in range(2):
+            server.post("/completion", {"prompt": "abc", "n_predict": 7, "ignore_eos": True})
+        found = samples(server)
+        text = server.get("/metrics").body.decode()
+    model.close()
+    assert found["llamacpp:prompt_tokens_total"] == 6 and found["llamacpp:tokens_predicted_total"] == 14
+    assert found["llamacpp:n_decode_total"] == 14 and found["llamacpp:n_busy_slots_per_decode"] == 1
+    assert found["llamacpp:requests_processing"] == found["llamacpp:requests_deferred"] == 0
+    seconds = found["llamacpp:prompt_seconds_total"], found["llamacpp:tokens_predicted_seconds_total"]
+    assert min(seconds) > 0
+    assert found["llamacpp:prompt_tokens_seconds"] == 6 / seconds[0]
+    assert found["llamacpp:predicted_tokens_seconds"] == 14 / seconds[1]
+    assert "# TYPE llamacpp:prompt_tokens_total counter" in text
+
+
 def test_a_failed_request_is_counted(checkpoint, monkeypatch):
     model = open_model(checkpoint)
     with Server(model) as server:

@@ -1,6 +1,7 @@
 """Prometheus metrics: the engine's counters read at scrape time, histograms filled when a request ends.
 
-Each is shown twice, as ``penstock_*`` and under vLLM's name, which dashboards know; what TGI has too also under TGI's.
+Each is shown twice, as ``penstock_*`` and under vLLM's name, which dashboards know; what TGI and llama-server
+have too also under theirs.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from penstock.server.histogram import COUNTS, TIMES, Histogram
+from penstock.server.llama_server.metrics import text as llama_text
 from penstock.server.tgi.metrics import text as tgi_text
 from penstock.types import RequestMetrics
 
@@ -92,7 +94,7 @@ class Metrics:
 
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
-        return generate_latest(registry) + tgi_text(self.models)
+        return generate_latest(registry) + tgi_text(self.models) + llama_text(self.models)
 
     def collect(self) -> Iterator[Metric]:
         """Called by prometheus_client."""

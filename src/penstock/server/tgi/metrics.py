@@ -1,13 +1,14 @@
 """TGI's metrics: those of its names whose notion there is here, in Prometheus' text format.
 
-Written out by hand, for TGI's counters do not end in ``_total`` as ``prometheus_client`` has them. What TGI counts by
-phase (``tgi_batch_*`` by prefill and decode) has no counterpart: a step here serves both.
+What TGI counts by phase (``tgi_batch_*`` by prefill and decode) has no counterpart: a step here serves both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from penstock.server.exposition import histogram, plain
 
 if TYPE_CHECKING:
     from penstock.async_llm import AsyncLLM
@@ -24,7 +25,7 @@ HISTOGRAMS = {
     "tgi_request_max_new_tokens": "request_params_max_tokens",
 }
 """By the name of the same histogram here."""
-HELP = {
+DESCRIBED = {
     "tgi_request_count": ("counter", "requests that went to the engine"),
     "tgi_request_success": ("counter", "requests that were answered"),
     "tgi_request_failure": ("counter", "requests that failed in the engine"),
@@ -36,26 +37,10 @@ HELP = {
 
 def text(models: Mapping[str, tuple[AsyncLLM, ModelMetrics]]) -> bytes:
     """Lines of all ``models``, labelled ``model_name``."""
-    return "".join(f"{line}\n" for line in _lines(models)).encode()
-
-
-def _lines(models: Mapping[str, tuple[AsyncLLM, ModelMetrics]]) -> Iterator[str]:
-    values = {name: _values(llm, mine) for name, (llm, mine) in models.items()}
-    labels = {name: f'model_name="{_escaped(name)}"' for name in models}
-    for metric, (kind, said) in HELP.items():
-        yield f"# HELP {metric} {said}"
-        yield f"# TYPE {metric} {kind}"
-        for name, found in values.items():
-            yield f"{metric}{{{labels[name]}}} {float(found[metric])}"
+    lines = [*plain(DESCRIBED, {name: _values(llm, mine) for name, (llm, mine) in models.items()})]
     for metric, ours in HISTOGRAMS.items():
-        yield f"# HELP {metric} as penstock_{ours}"
-        yield f"# TYPE {metric} histogram"
-        for name, (_, mine) in models.items():
-            histogram = mine.histograms[ours]
-            for bound, count in histogram.buckets():
-                yield f'{metric}_bucket{{{labels[name]},le="{bound}"}} {count}'
-            yield f"{metric}_sum{{{labels[name]}}} {histogram.sum}"
-            yield f"{metric}_count{{{labels[name]}}} {float(histogram.count)}"
+        lines += histogram(metric, f"as penstock_{ours}", {n: m.histograms[ours] for n, (_, m) in models.items()})
+    return "".join(lines).encode()
 
 
 def _values(llm: AsyncLLM, mine: ModelMetrics) -> dict[str, float]:
@@ -68,7 +53,3 @@ def _values(llm: AsyncLLM, mine: ModelMetrics) -> dict[str, float]:
         "tgi_batch_current_size": stats.running,
         "tgi_batch_current_max_tokens": stats.blocks_total * llm.model.engine.block_size,
     }
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
