@@ -197,7 +197,6 @@ QuantSource coded_source(const CodedRows& r) {
     q.inputs = reader.order.empty() ? r.k : static_cast<int64_t>(reader.order.size());
     q.per_chunk = groups_of_chunk(q);
     q.one_scale = r.one_scale;
-    q.step = r.one_scale ? 1 << 16 : 128;
     QuantSource source{q, reader.order, {}};
     source.read = std::move(reader);
     return source;

@@ -22,6 +22,11 @@ enum class ScaleKind : uint8_t { f16, f32, super };
 // `shift` as wide as the scale, and with `super` u8 times -m.
 enum class ZeroKind : uint8_t { constant, u8, f16, f32, shift };
 
+constexpr int kStepInputs = 128;
+// The sum of a part's inputs as such; or ready for weights of one kind: times -zero where that is constant, and with
+// whole_minima() those of two parts as 16 bits each in the first one's word.
+enum class SumForm : uint8_t { plain, ready };
+
 struct Quant {
     CodeKind codes = CodeKind::u8;
     ScaleKind scales = ScaleKind::f32;
@@ -29,8 +34,7 @@ struct Quant {
     uint8_t zero = 0;
     int32_t group = 1;
     int32_t per_chunk = 1;           // groups of a chunk
-    int32_t step = 128;              // inputs of one integer sum; divides the group or is beyond it
-    bool one_scale = false;          // quantised inputs have one scale a row, else one a step
+    bool one_scale = false;          // quantised inputs have one scale a row, else one a step (below)
     int64_t inputs = 0;              // packed inputs, in groups
     const int32_t* order = nullptr;  // [inputs] which input each is, -1: none; null: as they come
 
@@ -39,14 +43,35 @@ struct Quant {
     int64_t inputs_of(int64_t g) const { return g * group + group <= inputs ? group : inputs - g * group; }
     int64_t padded_of(int64_t g) const { return (inputs_of(g) + 7) / 8 * 8; }
     int64_t padded() const { return (group + 7) / 8 * 8; }
-    // Words of one row of a panel (kernels/table.h) for `n` whole groups: four inputs each, and two more a step.
-    int64_t panel_words(int64_t n) const { return n * (padded() / 4 + (padded() + step - 1) / step * 2); }
+    // Filled-up inputs of the chunk that begins with group g.
+    int64_t chunk_inputs(int64_t g) const {
+        const int64_t last = (g + per_chunk < groups() ? g + per_chunk : groups()) - 1;
+        return (last - g) * padded() + padded_of(last);
+    }
+    // Quantised inputs: a part, which is a group or kStepInputs of a longer one, has one integer sum; a step, as many
+    // parts of a chunk as fit into kStepInputs, has one scale.
+    int64_t part() const { return padded() < kStepInputs ? padded() : kStepInputs; }
+    int64_t parts_in_step() const { return kStepInputs / part(); }
+    // Words of one row of a panel (kernels/table.h) for so many inputs of a chunk: four inputs each, one a part, one a
+    // step.
+    int64_t panel_words(int64_t filled) const {
+        const int64_t parts = (filled + part() - 1) / part();
+        return filled / 4 + parts + (parts + parts_in_step() - 1) / parts_in_step();
+    }
     int64_t row_words() const {
-        const int64_t last = padded_of(groups() - 1);
-        return panel_words(groups() - 1) + last / 4 + (last + step - 1) / step * 2;
+        const int64_t before = (groups() - 1) / per_chunk;  // whole chunks
+        return before * panel_words(per_chunk * padded()) + panel_words(chunk_inputs(before * per_chunk));
+    }
+    // Whether minima are whole numbers of the chunk.
+    bool whole_minima() const { return scales == ScaleKind::super && zeros == ZeroKind::shift; }
+    // Whether the sums that quantised inputs carry can be made ready for both (SumForm).
+    bool same_sums(const Quant& o) const {
+        const bool constant = zeros == ZeroKind::constant;
+        return constant == (o.zeros == ZeroKind::constant) && (!constant || zero == o.zero) &&
+               whole_minima() == o.whole_minima();
     }
     bool same_inputs(const Quant& o) const {
-        bool same = group == o.group && step == o.step && one_scale == o.one_scale && inputs == o.inputs &&
+        bool same = group == o.group && one_scale == o.one_scale && inputs == o.inputs &&
                     (order == nullptr) == (o.order == nullptr);
         for (int64_t i = 0; same && order != nullptr && i < inputs; i++) same = order[i] == o.order[i];
         return same;

@@ -14,6 +14,23 @@ inline F scale_at(const std::byte* p, bool half, int64_t i) {
                 : load(reinterpret_cast<const float*>(p) + i * 16);
 }
 
+// What is added to a scaled code of group i where zeros are not constant; not of ScaleKind::super.
+inline F shift_at(const Quant& q, const std::byte* zeros, int64_t i, F scale) {
+    switch (q.zeros) {
+        case ZeroKind::u8:
+            return zero() - scale * load_u8(reinterpret_cast<const uint8_t*>(zeros) + i * 16);
+        case ZeroKind::f16:
+            return zero() - scale * scale_at(zeros, true, i);
+        case ZeroKind::f32:
+            return zero() - scale * scale_at(zeros, false, i);
+        case ZeroKind::shift:
+            return scale_at(zeros, q.scales == ScaleKind::f16, i);
+        case ZeroKind::constant:
+            break;
+    }
+    return zero();
+}
+
 // Scales of `groups` groups to s, and to z what is added after scaling (nothing
 // where zeros are constant): w = s * code
 // + z, or s * (code - zero). Group g goes to s + g * ld.
@@ -39,16 +56,7 @@ void chunk_scales(const Quant& q, const ChunkLayout& at, const std::byte* chunk,
     for (int64_t g = 0; g < groups; g++) {
         const F scale = scale_at(scales, half, g) * factor;
         store(s + g * ld, scale);
-        if (q.zeros == ZeroKind::constant) continue;
-        F off;
-        if (shift) {
-            off = scale_at(zeros, half, g);
-        } else if (q.zeros == ZeroKind::u8) {
-            off = zero() - scale * load_u8(reinterpret_cast<const uint8_t*>(zeros) + g * 16);
-        } else {
-            off = zero() - scale * scale_at(zeros, q.zeros == ZeroKind::f16, g);
-        }
-        store(z + g * ld, off);
+        if (q.zeros != ZeroKind::constant) store(z + g * ld, shift_at(q, zeros, g, scale));
     }
 }
 

@@ -9,7 +9,7 @@ namespace {
 
 // One row of quantised inputs into a panel; x is in the order of the packed
 // inputs.
-void quantise_row(const Quant& q, const float* x, uint32_t* panel, int rows, int row) {
+void quantise_row(const Quant& q, SumForm form, const float* x, uint32_t* panel, int rows, int row) {
     const auto largest = [](const float* p, int64_t n) {
         F most = zero(), bad = zero();  // infinities and NaN make the scale NaN
         for (int64_t i = 0; i < n; i += 16) {
@@ -19,32 +19,56 @@ void quantise_row(const Quant& q, const float* x, uint32_t* panel, int rows, int
         }
         return max_of(most) + sum(bad);
     };
-    panel += row;
     const float of_row = q.one_scale ? largest(x, q.inputs) : 0;
-    for (int64_t g = 0; g < q.groups(); g++) {
-        const int64_t inputs = q.inputs_of(g), padded = q.padded_of(g);
-        for (int64_t from = 0; from < padded; from += q.step) {
-            const int64_t end = from + q.step < padded ? from + q.step : padded;
-            const int64_t real = inputs < end ? inputs : end;
-            const float most = q.one_scale ? of_row : largest(x + from, real - from);
+    const int64_t part = q.part(), step = part * q.parts_in_step();
+    const bool pairs = form == SumForm::ready && q.whole_minima();
+    const int32_t times = form == SumForm::ready && q.zeros == ZeroKind::constant ? -static_cast<int32_t>(q.zero) : 1;
+    panel += row;
+    for (int64_t g = 0; g < q.groups(); g += q.per_chunk) {
+        const int64_t filled = q.chunk_inputs(g);
+        const int64_t there = q.inputs - g * q.group;
+        const auto real = [&](int64_t i) {  // inputs of this chunk before its filled-up input i
+            const int64_t in_group = i % q.padded();
+            const int64_t n = i / q.padded() * q.group + (in_group < q.group ? in_group : q.group);
+            return n < there ? n : there;
+        };
+        for (int64_t from = 0; from < filled; from += step) {
+            const int64_t to = from + step < filled ? from + step : filled;
+            const float most = q.one_scale ? of_row : largest(x + real(from), real(to) - real(from));
             const F factor = set(most > 0 ? 127.0f / most : 0.0f);
             const float scale = most / 127.0f;
-            F total = zero();
-            uint32_t* words = panel + 2 * rows;
-            for (int64_t i = from; i < end; i += 16, words += 4 * rows) {
-                const int n = static_cast<int>(real - i < 16 ? (real > i ? real - i : 0) : 16);
-                const F v = min(max(round(load(x + i, n) * factor), set(-127)), set(127));
-                total = total + v;
-                int8_t bytes[16];
-                store_i8(bytes, v);
-                for (int64_t j = 0; j < (end - i < 16 ? (end - i) / 4 : 4); j++)
-                    std::memcpy(words + j * rows, bytes + 4 * j, 4);
-            }
             std::memcpy(panel, &scale, 4);
-            panel[rows] = static_cast<uint32_t>(static_cast<int32_t>(sum(total)));
-            panel += (2 + (end - from) / 4) * rows;
+            panel += rows;
+            uint32_t* even = nullptr;
+            for (int64_t begin = from; begin < to; begin += part) {
+                const int64_t n = (begin + part < to ? begin + part : to) - begin;
+                const int64_t first = real(begin), inputs = real(begin + n) - first;
+                F total = zero();
+                uint32_t* words = panel + rows;
+                for (int64_t i = 0; i < n; i += 16, words += 4 * rows) {
+                    const int count = static_cast<int>(inputs - i < 16 ? (inputs > i ? inputs - i : 0) : 16);
+                    const F v = min(max(round(load(x + first + i, count) * factor), set(-127)), set(127));
+                    total = total + v;
+                    int8_t bytes[16];
+                    store_i8(bytes, v);
+                    for (int64_t j = 0; j < (n - i < 16 ? (n - i) / 4 : 4); j++)
+                        std::memcpy(words + j * rows, bytes + 4 * j, 4);
+                }
+                const int32_t all = static_cast<int32_t>(sum(total)) * times;
+                *panel = static_cast<uint32_t>(all);
+                if (pairs) {
+                    if (even != nullptr) {
+                        *even = (*even & 0xffff) | static_cast<uint32_t>(all) << 16;
+                        even = nullptr;
+                    } else {
+                        even = panel;
+                        *even &= 0xffff;
+                    }
+                }
+                panel += (1 + n / 4) * rows;
+            }
         }
-        x += inputs;
+        x += real(filled);
     }
 }
 

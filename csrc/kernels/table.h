@@ -27,11 +27,12 @@ struct TileBlock {
 using TileKernel = void (*)(const TileBlock&);
 
 // Tiles of a quantised matrix against several panels, one behind the other. Panels of Act::f32 are as above, over the
-// packed inputs; those of Act::i8 have for each step of a group (formats/quant.h) [scale][row], [sum][row] and words of
-// four inputs [word][row].
+// packed inputs; those of Act::i8 have for each step (formats/quant.h) [scale][row], and for each of its parts
+// [sum][row] and words of four inputs [word][row].
 struct QuantBlock {
     const Matrix* weight;
     Act act;
+    SumForm sums;
     int64_t tile;
     int count;
     const uint32_t* panel;
@@ -92,7 +93,7 @@ struct Kernels {
     // Row `row` of a panel of `rows` rows from k floats (the last line is filled up with zeros).
     void (*fill_panel)(Act, const float* x, int64_t k, uint32_t* panel, int rows, int row);
     // The same for Act::i8: x has the packed inputs in their order.
-    void (*quantise_row)(const Quant&, const float* x, uint32_t* panel, int rows, int row);
+    void (*quantise_row)(const Quant&, SumForm, const float* x, uint32_t* panel, int rows, int row);
     void (*quant_tiles)(const QuantBlock&);
     int8_t quant_tiles_at_once[kRowsLimit + 1];  // by rows
     // y = residual + (c + bias); bias, residual may be null.

@@ -38,6 +38,7 @@ struct Linear {
     const Kernels& kernels;
     const LinearArgs& args;
     const Quant* quant;  // of quantised weights, which agree in what their inputs are
+    SumForm sums = SumForm::ready;
     int64_t panels, words;
     const uint32_t* prepared = nullptr;
 
@@ -46,7 +47,10 @@ struct Linear {
           args(a),
           quant(a.part[0].weight.format == Format::quantised ? &a.part[0].weight.quant : nullptr),
           panels(ceil_div(a.rows, k.panel_rows)),
-          words(row_words(a.part[0].weight, a.act)) {}
+          words(row_words(a.part[0].weight, a.act)) {
+        for (int i = 1; quant != nullptr && i < a.parts; i++)
+            if (!quant->same_sums(a.part[i].weight.quant)) sums = SumForm::plain;
+    }
 
     Span panel_rows(int64_t p) const { return share(args.rows, p, panels); }
 
@@ -64,7 +68,7 @@ struct Linear {
             x = sorted;
         }
         if (args.act == Act::i8)
-            kernels.quantise_row(*quant, x, panel, rows, in_panel);
+            kernels.quantise_row(*quant, sums, x, panel, rows, in_panel);
         else
             kernels.fill_panel(args.act, x, k, panel, rows, in_panel);
     }
@@ -120,6 +124,7 @@ struct Linear {
         int each[kPanelsAtOnce];
         block.weight = &w;
         block.act = args.act;
+        block.sums = sums;
         block.tile = tile;
         block.count = count;
         block.panel = prepared + rows.begin * words;

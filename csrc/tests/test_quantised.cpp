@@ -134,20 +134,31 @@ void round_inputs(const Quant& q, const float* x, int64_t k, double* out) {
     for (int64_t i = 0; i < q.inputs; i++) sorted[static_cast<size_t>(i)] = input(i) < 0 ? 0 : x[input(i)];
     float row_most = 0;
     for (int64_t i = 0; i < k; i++) row_most = std::max(row_most, std::fabs(x[i]));
-    for (int64_t g = 0; g < q.groups(); g++)
-        for (int64_t from = 0; from < q.inputs_of(g); from += q.step) {
-            const int64_t end = std::min<int64_t>(from + q.step, q.inputs_of(g));
-            float most = 0;
-            for (int64_t i = from; i < end; i++)
-                most = std::max(most, std::fabs(sorted[static_cast<size_t>(g * q.group + i)]));
-            if (q.one_scale) most = row_most;
-            const float factor = most > 0 ? 127.0f / most : 0.0f;
-            for (int64_t i = from; i < end; i++) {
-                const int64_t to = input(g * q.group + i);
-                const double scale = static_cast<double>(most / 127.0f);
-                if (to >= 0) out[to] = scale * std::nearbyintf(sorted[static_cast<size_t>(g * q.group + i)] * factor);
-            }
+    // Steps: 128 inputs of a long group; or as many short groups of a chunk as have at most 128 with what fills them
+    // up.
+    std::vector<std::pair<int64_t, int64_t>> steps;
+    const int64_t together = std::max<int64_t>(1, 128 / q.padded());
+    for (int64_t g = 0; g < q.groups();) {
+        const int64_t chunk_end = std::min(q.groups(), (g / q.per_chunk + 1) * q.per_chunk);
+        if (q.padded() > 128) {
+            for (int64_t i = 0; i < q.inputs_of(g); i += 128)
+                steps.emplace_back(g * q.group + i, g * q.group + std::min<int64_t>(i + 128, q.inputs_of(g)));
+            g++;
+            continue;
         }
+        const int64_t end = std::min(chunk_end, g + together);
+        steps.emplace_back(g * q.group, std::min<int64_t>(end * q.group, q.inputs));
+        g = end;
+    }
+    for (const auto& [from, end] : steps) {
+        float most = 0;
+        for (int64_t i = from; i < end; i++) most = std::max(most, std::fabs(sorted[static_cast<size_t>(i)]));
+        if (q.one_scale) most = row_most;
+        const float factor = most > 0 ? 127.0f / most : 0.0f;
+        const double scale = static_cast<double>(most / 127.0f);
+        for (int64_t i = from; i < end; i++)
+            if (input(i) >= 0) out[input(i)] = scale * std::nearbyintf(sorted[static_cast<size_t>(i)] * factor);
+    }
 }
 
 struct Setup {
@@ -332,6 +343,8 @@ int main() {
             {"int4", 64, Zeros::half, Order::none, false},
             {"int4", 32, Zeros::any},
             {"int4", 20, Zeros::same, Order::none, false},
+            {"int4", 48, Zeros::whole},
+            {"int8", 200, Zeros::whole},
             {"int4", 1 << 20, Zeros::same},
             {"int4", 64, Zeros::whole, Order::shuffled},
             {"int4", 32, Zeros::same, Order::uneven},

@@ -159,7 +159,8 @@ inline Line odd_only(const Line& a) { return {zero(), a.odd}; }
 inline Line broadcast_line(uint32_t p) { return broadcast_pairs(p); }
 inline F dot(F acc, const Line& w, const Line& a) { return fma(w.odd, a.odd, fma(w.even, a.even, acc)); }
 
-inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+inline void prefetch_near(const void* p) { asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p))); }
+inline void prefetch(const void* p) { asm volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p))); }
 
 }  // namespace
 }  // namespace penstock

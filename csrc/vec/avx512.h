@@ -94,8 +94,10 @@ inline F dot(F acc, Line w, Line a) { return {_mm512_dpbf16_ps(acc.v, w.v, a.v)}
 
 inline Pairs broadcast_pairs(uint32_t p) { return widen_pairs(_mm512_set1_epi32(static_cast<int>(p))); }
 
-// Into the second-level cache.
-inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+// Into the first cache, and into the second-level one.
+// (GCC 12 drops the builtin: a function of nothing else has no effect in its eyes.)
+inline void prefetch_near(const void* p) { asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p))); }
+inline void prefetch(const void* p) { asm volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p))); }
 
 }  // namespace
 }  // namespace penstock

@@ -12,6 +12,13 @@ struct I {
 using Codes = I;
 
 inline I set_i(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline I operator+(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+inline I operator*(I x, I y) { return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)}; }
+inline I pair(I low, I high) {
+    return {_mm256_or_si256(low.a, _mm256_slli_epi32(high.a, 16)),
+            _mm256_or_si256(low.b, _mm256_slli_epi32(high.b, 16))};
+}
+inline I dot_pairs(I acc, I x, I y) { return acc + I{_mm256_madd_epi16(x.a, y.a), _mm256_madd_epi16(x.b, y.b)}; }
 inline F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 
 inline Codes load_codes(const void* p) {
@@ -79,14 +86,16 @@ template <int J>
 inline F e4m3(Codes x) {
     return {e4m3<J>(x.a), e4m3<J>(x.b)};
 }
-inline F load_u8(const uint8_t* p) {
-    const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    return to_float({_mm256_cvtepu8_epi32(x), _mm256_cvtepu8_epi32(_mm_srli_si128(x, 8))});
+inline I load_u8_i(const void* p) {
+    const __m128i x = _mm_loadu_si128(static_cast<const __m128i*>(p));
+    return {_mm256_cvtepu8_epi32(x), _mm256_cvtepu8_epi32(_mm_srli_si128(x, 8))};
 }
-inline F load_i8(const int8_t* p) {
-    const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    return to_float({_mm256_cvtepi8_epi32(x), _mm256_cvtepi8_epi32(_mm_srli_si128(x, 8))});
+inline I load_i8_i(const void* p) {
+    const __m128i x = _mm_loadu_si128(static_cast<const __m128i*>(p));
+    return {_mm256_cvtepi8_epi32(x), _mm256_cvtepi8_epi32(_mm_srli_si128(x, 8))};
 }
+inline F load_u8(const uint8_t* p) { return to_float(load_u8_i(p)); }
+inline F load_i8(const int8_t* p) { return to_float(load_i8_i(p)); }
 inline void store_i8(int8_t* p, F x) {
     const __m256i half = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));
     const __m256i order = _mm256_permute4x64_epi64(half, 0xd8);

@@ -12,6 +12,11 @@ struct I {
 using Codes = I;
 
 inline I set_i(int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline I operator+(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline I operator*(I a, I b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+// Numbers of 16 bits side by side, and the sum of the products of such pairs.
+inline I pair(I low, I high) { return {_mm512_or_si512(low.v, _mm512_slli_epi32(high.v, 16))}; }
+inline I dot_pairs(I acc, I a, I b) { return {_mm512_dpwssd_epi32(acc.v, a.v, b.v)}; }
 inline F to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
 
 inline Codes load_codes(const void* p) { return {_mm512_loadu_si512(p)}; }
@@ -53,12 +58,10 @@ inline F e4m3(Codes a) {
     const __m512i half = _mm512_and_si512(high, _mm512_set1_epi32(0xbf80));
     return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(half))};
 }
-inline F load_u8(const uint8_t* p) {
-    return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
-}
-inline F load_i8(const int8_t* p) {
-    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
-}
+inline I load_u8_i(const void* p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)))}; }
+inline I load_i8_i(const void* p) { return {_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)))}; }
+inline F load_u8(const uint8_t* p) { return to_float(load_u8_i(p)); }
+inline F load_i8(const int8_t* p) { return to_float(load_i8_i(p)); }
 inline void store_i8(int8_t* p, F a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v)));
 }

@@ -22,6 +22,25 @@ inline I set_i(int32_t x) {
     for (int i = 0; i < 16; i++) r.v[i] = x;
     return r;
 }
+inline I operator+(I a, I b) {
+    for (int i = 0; i < 16; i++) a.v[i] += b.v[i];
+    return a;
+}
+inline I operator*(I a, I b) {
+    for (int i = 0; i < 16; i++) a.v[i] *= b.v[i];
+    return a;
+}
+// Numbers from 0 to 32767 side by side in each lane; and of two such lanes of 16-bit numbers the products, added up.
+inline I pair(I low, I high) {
+    for (int i = 0; i < 16; i++) low.v[i] |= static_cast<int32_t>(static_cast<uint32_t>(high.v[i]) << 16);
+    return low;
+}
+inline I dot_pairs(I acc, I a, I b) {
+    for (int i = 0; i < 16; i++)
+        acc.v[i] += static_cast<int16_t>(a.v[i] & 0xffff) * static_cast<int16_t>(b.v[i] & 0xffff) +
+                    (a.v[i] >> 16) * (b.v[i] >> 16);
+    return acc;
+}
 inline F to_float(I a) {
     F r;
     for (int i = 0; i < 16; i++) r.v[i] = static_cast<float>(a.v[i]);
@@ -90,16 +109,18 @@ inline F e4m3(Codes a) {
     }
     return r;
 }
-inline F load_u8(const uint8_t* p) {
-    F r;
-    for (int i = 0; i < 16; i++) r.v[i] = p[i];
+inline I load_u8_i(const void* p) {
+    I r;
+    for (int i = 0; i < 16; i++) r.v[i] = static_cast<const uint8_t*>(p)[i];
     return r;
 }
-inline F load_i8(const int8_t* p) {
-    F r;
-    for (int i = 0; i < 16; i++) r.v[i] = p[i];
+inline I load_i8_i(const void* p) {
+    I r;
+    for (int i = 0; i < 16; i++) r.v[i] = static_cast<const int8_t*>(p)[i];
     return r;
 }
+inline F load_u8(const uint8_t* p) { return to_float(load_u8_i(p)); }
+inline F load_i8(const int8_t* p) { return to_float(load_i8_i(p)); }
 // Whole numbers from -128 to 127.
 inline void store_i8(int8_t* p, F a) {
     for (int i = 0; i < 16; i++) p[i] = static_cast<int8_t>(static_cast<int>(a.v[i]));

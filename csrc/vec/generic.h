@@ -144,7 +144,8 @@ inline Line broadcast_line(uint32_t p) { return broadcast_pairs(p); }
 inline F dot(F acc, const Line& w, const Line& a) { return fma(w.odd, a.odd, fma(w.even, a.even, acc)); }
 
 // Into the second-level cache, where there is such an instruction.
-inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+inline __attribute__((always_inline)) void prefetch_near(const void* p) { __builtin_prefetch(p, 0, 3); }
+inline __attribute__((always_inline)) void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 #undef PENSTOCK_LANES
 
