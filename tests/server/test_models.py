@@ -67,3 +67,12 @@ def test_the_servers_own_sampling_defaults(llm):
     assert params.max_tokens == 7 and params.temperature == 0
     with pytest.raises(RequestError, match="temperature"):
         make_state({NAME: llm}, ServerOptions(), {"temperature": -1})
+
+
+def test_clients_that_name_no_model_of_ours_get_the_first(server):
+    """Hugging Face's JavaScript client sends the URL that it calls; it is never looked at."""
+    chat = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+    for name in ("", "tgi", "default", server.url, "https://example.invalid/model", None):
+        found = server.post("/v1/chat/completions", {**chat, "model": name})
+        assert found.status == 200 and found.json["model"] == NAME, name
+    assert server.post("/v1/chat/completions", {**chat, "model": "ftp://x"}).status == 404

@@ -28,6 +28,11 @@ ANY_MODEL = frozenset({"", "tgi", "dummy", "default"})
 """Names that clients send who do not care which model answers."""
 
 
+def any_model(name: str) -> bool:
+    """Whether ``name`` leaves it to the server; Hugging Face's JavaScript client sends the URL that it calls."""
+    return name in ANY_MODEL or name.startswith(("http://", "https://"))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Served:
     """A model on the port, with an adapter of it or none. ``created``: when it was loaded, Unix seconds.
@@ -82,7 +87,7 @@ class State:
             places = self.library.places()
             if name in places:
                 raise NotLoaded(name)
-            if places and not self.served and (name is None or name in ANY_MODEL):
+            if places and not self.served and (name is None or any_model(name)):
                 raise NotLoaded(next(iter({**self.library.given, **places})))
             names = list(dict.fromkeys([*self.served, *places]))
             known = ", ".join(f"'{n}'" for n in names) or "none"
@@ -99,7 +104,7 @@ class State:
 
     def _check_restarting(self, name: str | None) -> None:
         for known, served in self.restarting.items():
-            if name is None or name == known or name in served.aliases or name in ANY_MODEL:
+            if name is None or name == known or name in served.aliases or any_model(name):
                 told = f"the engine of '{known}' has stopped and is started again: try again"
                 raise HttpError(503, "restarting", told, headers={"Retry-After": "5"})
 
@@ -113,7 +118,7 @@ class State:
         for served in self.served.values():
             if name in served.llm.model.adapters.names():
                 return replace(served, name=name, adapter=name)
-        return first if name in ANY_MODEL else None
+        return first if any_model(name) else None
 
     def add(self, name: str, llm: AsyncLLM) -> Served:
         """Serve a loaded model under ``name``. Raises ``RequestError`` if the server's sampling does not suit it."""
