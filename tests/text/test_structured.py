@@ -136,7 +136,41 @@ def test_each_kind_says_what_it_was_asked_for(opened: Opened, seed: int) -> None
     assert re.search(r"[ \t]{2}|\n\s*\n", re.sub(r"\n[ \t]{0,32}", "\n", said(json={"const": {"a": 1}}))) is None
     assert re.fullmatch(r'\{-*"a"-*:-*1-*\}', said(json={"const": {"a": 1}}, whitespace_pattern="-{1,3}"))
     more = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}
-    assert json.loads(said(json=more, disable_additional_properties=True)) == {"a": 1}
+    for given in ({}, {"disable_additional_properties": True}):
+        assert json.loads(said(json=more, **given)) == {"a": 1}
+
+
+A, B = ({"type": "object", "properties": {name: {"const": 1}}, "required": [name]} for name in "ab")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "closed"),
+    [
+        (A, True), ({"anyOf": [A, B]}, True), ({"type": "array", "items": A}, True), ({**A, "maxProperties": 3}, True),
+        ({"$defs": {"x": A}, "properties": {"y": {"$ref": "#/$defs/x"}}}, True), ({"properties": {"c": A}}, True),
+        ({"allOf": [A, B]}, False), ({**A, "anyOf": [B]}, False), ({**A, "required": ["a", "b"]}, False),
+        ({"$defs": {"x": A}, "properties": {"b": {}}, "$ref": "#/$defs/x"}, False), ({**A, "minProperties": 2}, False),
+        ({**A, "patternProperties": {"^x": {}}}, False), ({"properties": {"y": {"allOf": [A, B]}}}, False),
+    ],
+)  # fmt: skip
+def test_objects_are_closed_where_one_list_names_all_their_properties(wanted: dict[str, Any], closed: bool) -> None:
+    assert schema.is_composed(wanted) is not closed
+
+
+def fits(opened: Opened, wanted: dict[str, Any], text: str) -> bool:
+    constraint = opened(json=wanted)
+    for token in opened.ids(text):
+        if token not in bits(constraint):
+            return False
+        constraint.accept(token)
+    return bool(opened.ends & bits(constraint))
+
+
+@pytest.mark.parametrize("wanted", [{"allOf": [A, B]}, {**A, "additionalProperties": True}, {**A, "minProperties": 2}])
+def test_objects_that_may_have_more_stay_open(opened: Opened, wanted: dict[str, Any]) -> None:
+    both = json.dumps({"a": 1, "b": 1})
+    assert fits(opened, wanted, both)
+    assert not fits(opened, A, both) and fits(opened, A, json.dumps({"a": 1}))
 
 
 def test_recursion_that_can_end_is_served(opened: Opened) -> None:

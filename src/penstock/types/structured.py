@@ -23,7 +23,8 @@ class StructuredOutputs:
     ``structural_tag``: ``{"structures": [{"begin", "schema", "end"}], "triggers": […]}`` (or its text): free text, in
     which whatever begins with a trigger goes on as its schema says. ``whitespace_pattern``: a regular expression for
     the blank space within JSON; ``disable_any_whitespace``: none; ``disable_additional_properties``: objects have no
-    others than those listed. ``param``: how the request calls this, for error messages. Raises ``RequestError``.
+    others than those listed, as they have none anyway where the schema lists them in one place. ``param``: how the
+    request calls this, for error messages. Raises ``RequestError``.
     """
 
     json: Mapping[str, Any] | bool | str | None = None

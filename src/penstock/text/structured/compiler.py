@@ -238,7 +238,7 @@ def _source(spec: StructuredOutputs) -> tuple[str, str, dict[str, Any]]:
         if kind in ("json", "json_object"):
             schema = schemas.read(value) if kind == "json" else {"type": "object"}
             schemas.check(schema)
-            if spec.disable_additional_properties:
+            if spec.disable_additional_properties or not schemas.is_composed(schema):
                 schema = schemas.without_more_properties(schema)
             return "json", json.dumps(schema), _json_options(spec)
         if kind == "structural_tag":

@@ -19,6 +19,11 @@ MAX_REFERENCES = 2_000
 MAX_VISITS = 200_000
 
 _VALUES = ("enum", "const", "default", "examples")  # they hold values, not schemas
+_ELSEWHERE = frozenset({
+    "$ref", "anyOf", "oneOf", "if", "dependentSchemas", "dependencies", "unevaluatedProperties", "patternProperties",
+    "propertyNames", "minProperties",
+})  # fmt: skip
+"""Beside ``properties``: others are spoken of."""
 
 
 def read(text: str) -> dict[str, Any]:
@@ -76,6 +81,20 @@ def without_more_properties(schema: Any) -> Any:
     if isinstance(copy.get("properties"), dict) and "additionalProperties" not in copy:
         copy["additionalProperties"] = False
     return copy
+
+
+def is_composed(schema: Any) -> bool:
+    """Whether some object may have properties that are not listed beside its others: then no list is a whole one."""
+    for node, _ in _walk(schema):
+        if isinstance(node, dict) and _is_map(node, "properties"):
+            required = node.get("required")
+            if not _ELSEWHERE.isdisjoint(node) or (
+                isinstance(required, list) and not all(name in node["properties"] for name in required)
+            ):
+                return True
+        if isinstance(node, dict) and "allOf" in node:
+            return True
+    return False
 
 
 def _no_constant(name: str) -> Any:
