@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from penstock._version import __version__
+from penstock.server import docs
 from penstock.server.http import Call, Dialect, Endpoint, Reply, reply
 
 REF = "#/components/schemas/{name}"
@@ -62,12 +63,16 @@ def _operation(endpoint: Endpoint, tag: str, schemas: dict[Any, Any]) -> dict[st
 
 
 def dialect(others: Sequence[Dialect], guarded: bool) -> Dialect:
-    """The route that shows the description of ``others``."""
+    """The routes that show the description of ``others``, to machines and to people."""
     from penstock.server.openai.errors import error
 
-    shown = reply(document(others, guarded))
+    made = document(others, guarded)
+    shown, read = reply(made), docs.reply(made)
 
     async def openapi(call: Call) -> Reply:
         return shown
 
-    return Dialect("openapi", (Endpoint("GET", "/openapi.json", openapi),), error)
+    async def page(call: Call) -> Reply:
+        return read
+
+    return Dialect("openapi", (Endpoint("GET", "/openapi.json", openapi), Endpoint("GET", "/docs", page)), error)
