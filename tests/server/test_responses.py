@@ -59,6 +59,29 @@ def test_tokens_are_counted_as_they_are_used(talker, client):
     assert items.first_id == items.last_id == items.data[0].id
 
 
+def test_the_oldest_of_a_conversation_is_left_out_where_that_is_wished(talker, client):
+    talker.say("Yes.")
+    turns = [{"role": ("user", "assistant")[i % 2], "content": f"{i:03}" * 20} for i in range(41)]
+    said = {"model": NAME, "input": turns, "instructions": "be kind", "max_output_tokens": 20}
+    with pytest.raises(openai.BadRequestError, match="1024"):
+        client.responses.create(**said)
+    with pytest.raises(openai.BadRequestError, match="1024"):
+        client.responses.create(**said, truncation="disabled")
+    found = client.responses.create(**said, truncation="auto")
+    assert found.output_text == "Yes." and found.truncation == "auto"
+    assert 700 < found.usage.input_tokens < 1024
+    only = {**said, "input": "x" * 3000}
+    with pytest.raises(openai.BadRequestError, match="1024"):
+        client.responses.create(**only, truncation="auto")
+    calls = [
+        {"type": "function_call", "call_id": "c", "name": "add", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": "z" * 800},
+        {"role": "user", "content": "y" * 300},
+    ]
+    found = client.responses.create(**{**said, "input": calls}, truncation="auto")
+    assert found.usage.input_tokens < 500, "the outcome goes with its call"
+
+
 def test_there_is_nothing_to_cancel(talker, client):
     talker.say("Yes.")
     made = client.responses.create(model=NAME, input="x", max_output_tokens=9)
@@ -108,7 +131,7 @@ def test_the_outcome_of_a_call_is_given_back(talker, client):
         {}, {"input": 5}, {"input": []}, {"input": [{"type": "computer_call"}]}, {"input": "x", "background": True},
         {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, {"input": "x", "conversation": "c"},
         {"input": "x", "tools": [{"type": "web_search"}]}, {"input": "x", "text": {"format": {"type": "xml"}}},
-        {"input": "x", "max_output_tokens": 10**9}, {"input": "x", "truncation": "auto"}, {"input": "x", "inptu": 1},
+        {"input": "x", "max_output_tokens": 10**9}, {"input": "x", "truncation": "some"}, {"input": "x", "inptu": 1},
         {"input": [{"role": "boss", "content": "x"}]}, {"input": [{"type": "function_call", "name": 5}]},
     ],
 )  # fmt: skip

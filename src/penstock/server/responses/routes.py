@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from penstock.errors import RequestError
+from penstock.errors import ContextLengthError, RequestError
 from penstock.server.auth import given_key
 from penstock.server.body import parse, read
 from penstock.server.errors import not_found
@@ -40,13 +40,22 @@ async def create(call: Call) -> Reply | Stream:
         top_k=request.top_k, seed=request.seed, stop=request.stop,
     )  # fmt: skip
     params = openai.sampling_params(generation, call.state.default_params(served))
-    turn = await begin(
-        call, served, _shown(request.instructions, messages), params, offer=offer,
-        grammar=from_response_format((request.text or {}).get("format"), "text"), tools=tools,
-        stream=bool(request.stream),
-        parallel=request.parallel_tool_calls is not False,
-        kwargs=_template_kwargs(request.reasoning),
-    )  # fmt: skip
+    kept = messages
+    while True:
+        try:
+            turn = await begin(
+                call, served, _shown(request.instructions, kept), params, offer=offer,
+                grammar=from_response_format((request.text or {}).get("format"), "text"), tools=tools,
+                stream=bool(request.stream),
+                parallel=request.parallel_tool_calls is not False,
+                kwargs=_template_kwargs(request.reasoning),
+            )  # fmt: skip
+            break
+        except ContextLengthError:
+            shorter = _without_oldest(kept)
+            if request.truncation != "auto" or not shorter:
+                raise
+            kept = shorter
     work = _Response(call, request, served, turn, messages, f"resp_{call.request_id}")
     if request.stream:
         return Stream(
@@ -67,8 +76,16 @@ def _template_kwargs(reasoning: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _check(request: ResponsesRequest) -> None:
-    if request.truncation not in (None, "disabled"):
-        raise RequestError("truncation can only be 'disabled' in this version", "truncation")
+    if request.truncation not in (None, "auto", "disabled"):
+        raise RequestError("truncation can be 'auto' or 'disabled'", "truncation")
+
+
+def _without_oldest(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """An eighth less of a conversation, from its beginning, and no outcome of a call without the call."""
+    rest = messages[max(1, len(messages) // 8) :]
+    while rest and rest[0]["role"] == "tool":
+        rest = rest[1:]
+    return rest
 
 
 @dataclass(slots=True)
@@ -110,7 +127,7 @@ class _Response:
             "tool_choice": request.tool_choice or "auto",
             "tools": request.tools or [],
             "top_p": request.top_p,
-            "truncation": "disabled",
+            "truncation": request.truncation or "disabled",
             "usage": None if status == "in_progress" else {
                 "input_tokens": usage.prompt,
                 "input_tokens_details": {"cached_tokens": usage.cached},
