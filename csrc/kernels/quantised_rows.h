@@ -23,11 +23,13 @@ void quantise_row(const Quant& q, SumForm form, const float* x, uint32_t* panel,
     const int64_t part = q.part(), step = part * q.parts_in_step();
     const bool pairs = form == SumForm::ready && q.whole_minima();
     const int32_t times = form == SumForm::ready && q.zeros == ZeroKind::constant ? -static_cast<int32_t>(q.zero) : 1;
+    const bool nothing_filled = q.group == q.padded();
     panel += row;
     for (int64_t g = 0; g < q.groups(); g += q.per_chunk) {
         const int64_t filled = q.chunk_inputs(g);
         const int64_t there = q.inputs - g * q.group;
         const auto real = [&](int64_t i) {  // inputs of this chunk before its filled-up input i
+            if (nothing_filled) return i < there ? i : there;
             const int64_t in_group = i % q.padded();
             const int64_t n = i / q.padded() * q.group + (in_group < q.group ? in_group : q.group);
             return n < there ? n : there;

@@ -3,6 +3,7 @@
 // nibbles without anything around it. Best of many short calls, interleaved.
 //   bench_quantised          a glance
 //   bench_quantised full [kind] [rows]   weights larger than the caches; of kinds whose name has this in it
+//   bench_quantised full kind rows columns   the same few columns again and again, which caches hold
 #if defined(__x86_64__)
 #pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 warns of its own intrinsics
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -78,7 +79,8 @@ int main(int argc, char** argv) {
     const IsaChoice choice = resolve_isa("");
     CHECK(choice.kernels != nullptr, "%s", choice.error.c_str());
     const Kernels& kernels = *choice.kernels;
-    const int64_t k = 2048, n = full ? 8192 : 256, layers = full ? 8 : 1, most = 512;
+    const int64_t few = argc > 4 ? std::atoi(argv[4]) : 0;
+    const int64_t k = 2048, n = full ? 8192 : 256, layers = full && few == 0 ? 8 : 1, most = 512;
     struct Kind {
         const char* name;
         Quant q;
@@ -116,7 +118,8 @@ int main(int argc, char** argv) {
         if (!only.empty() && std::string(kind.name).find(only) == std::string::npos) continue;
         for (int64_t m : full ? std::vector<int64_t>{1, 2, 4, 8, 16, 32, 128, 512} : std::vector<int64_t>{1, 16}) {
             if (only_rows > 0 && m != only_rows) continue;
-            const int64_t columns = m < 16 ? n : std::min<int64_t>(n, m < 128 ? 1024 : 2048),
+            const int64_t columns = few > 0  ? few
+                                    : m < 16 ? n : std::min<int64_t>(n, m < 128 ? 1024 : 2048),
                           tile = quant_tile_bytes(kind.q);
             lines.push_back(
                 {std::string(kind.name) + " rows " + std::to_string(m), static_cast<double>(columns / 16 * tile),
