@@ -4,6 +4,7 @@ was resolved. Everything that can fail for a reason of the user's fails here, be
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -97,7 +98,10 @@ def _model(config: Config, checkpoint: Checkpoint, report: LoadProgress) -> Mode
     architecture = settle_ties(family.architecture(settings), checkpoint.weights, rules)
     program = build(architecture)
     quantisation = detect(settings, checkpoint.weights, config.model.quantization)
-    limits, max_model_len = _limits(config, architecture, program, _stored_dtype(settings, checkpoint))
+    stored = _stored_dtype(settings, checkpoint)
+    if quantisation.method != "none":
+        stored = _cache_type(config, stored)
+    limits, max_model_len = _limits(config, architecture, program, stored)
     executor = _executor(config, program, limits)
     try:
         with Aside(partial(_tokenizer, config, checkpoint)) as tokenizing:  # packing leaves Python idle
@@ -242,6 +246,20 @@ def _limits(config: Config, architecture: Architecture, program: Program, stored
         kv_dtype=kv_dtype,  # type: ignore[arg-type]
     )
     return limits, longest
+
+
+def _cache_type(config: Config, stored: str) -> str:
+    """What the KV cache of a quantised model takes by default."""
+    if config.executor.executor == "torch":
+        return stored
+    from penstock.executors.native.extension import extension
+    from penstock.executors.native.weights import cache_type
+
+    possible = extension().possible_isas()
+    isa = config.executor.isa or os.environ.get("PENSTOCK_ISA") or possible[-1]
+    if isa not in possible:
+        return stored  # the executor says what is wrong with the wish
+    return cache_type(stored, DTYPES[config.model.dtype], config.executor.activation, isa)
 
 
 def _stored_dtype(settings: Mapping[str, Any], checkpoint: Checkpoint) -> str:
