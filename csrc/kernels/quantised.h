@@ -3,6 +3,7 @@
 // panels shows in the bits.
 #pragma once
 #include "kernels/dot_pieces.h"
+#include "kernels/dot_wide.h"
 #include "kernels/float_dots.h"
 #include "kernels/table.h"
 
@@ -84,6 +85,42 @@ void whole_number_tile(const QuantBlock& b, int tile) {
     }
 }
 
+// Bytes in groups no shorter than a step, for two rows and more.
+void wide_tiles_of(const QuantBlock& b, int first, int tiles) {
+    const Quant& q = b.weight->quant;
+    const ChunkLayout at(q);
+    alignas(64) float scales[kChunkGroups * kWideTiles * kTile], shifts[kChunkGroups * kWideTiles * kTile];
+    const int64_t groups = q.groups(), row_words = q.row_words(), stride = b.weight->tile_bytes, part = q.part();
+    const std::byte* chunk = b.weight->data + (b.tile + first) * stride;
+    const bool constant = q.zeros == ZeroKind::constant;
+    WideRun run{};
+    run.stride = stride;
+    run.scales = scales;
+    run.shifts = constant ? nullptr : shifts;
+    run.one_group = q.per_chunk == 1;
+    run.part = part;
+    run.zero = constant && b.sums == SumForm::plain ? q.zero : 0;
+    run.ldy = b.ldy;
+    int64_t words = 0;
+    for (int64_t g = 0; g < groups; g += q.per_chunk, chunk += at.bytes) {
+        const int64_t count = groups - g < q.per_chunk ? groups - g : q.per_chunk, inputs = q.chunk_inputs(g);
+        for (int t = 0; t < tiles; t++)
+            chunk_scales(q, at, chunk + t * stride, count, scales + t * kTile, shifts + t * kTile, tiles * kTile);
+        for (int64_t from = 0; from < inputs; from += kChunkInputs) {
+            const int64_t n = inputs - from < kChunkInputs ? inputs - from : kChunkInputs;
+            run.codes = chunk + at.codes + code_bytes(q.codes, from);
+            run.parts = (n + part - 1) / part;
+            run.last = n - (run.parts - 1) * part;
+            each_panel(b, first, row_words, [&](int, const uint32_t* panel, int rows, float* to) {
+                run.panel = panel + words * rows;
+                run.y = to;
+                kWideKernels.by[rows][tiles](run);
+            });
+            words += q.panel_words(n);
+        }
+    }
+}
+
 void float_tiles(const QuantBlock& b, int first, int tiles) {
     const Quant& q = b.weight->quant;
     const ChunkLayout at(q);
@@ -119,7 +156,18 @@ void quant_tiles(const QuantBlock& b) {
     for (int p = 0; p < b.panels; p++) rows += b.rows[p], most = b.rows[p] > most ? b.rows[p] : most;
     for (int r = 0; r < rows; r++) std::memset(b.y + r * b.ldy, 0, static_cast<size_t>(b.count) * kTile * 4);
     if (b.act == Act::i8) {
-        for (int tile = 0; tile < b.count; tile++) whole_number_tile(b, tile);
+        const Quant& q = b.weight->quant;
+        int wide = q.codes == CodeKind::u8 && q.parts_in_step() == 1 ? wide_tiles(most) : 1;
+        for (int p = 0; p < b.panels; p++)
+            if (b.rows[p] < 2) wide = 1;
+        for (int tile = 0; tile < b.count;) {
+            const int left = b.count - tile, tiles = left >= wide ? wide : left >= 2 && wide > 1 ? 2 : 1;
+            if (tiles > 1)
+                wide_tiles_of(b, tile, tiles);
+            else
+                whole_number_tile(b, tile);
+            tile += tiles;
+        }
         return;
     }
     // Panels differ by a row at most: what suits the larger one is there for the
@@ -136,8 +184,7 @@ void quant_tiles(const QuantBlock& b) {
 
 void add_quantised(Kernels& k) {
     static_assert(kAccumulators * 16 <= kBlockLimit && kMostTiles * kMaxRows * kTile <= kBlockLimit);
-    for (int rows = 1; rows <= kMaxRows; rows++)
-        k.quant_tiles_at_once[rows] = float_tiles_for(rows) < 2 ? 1 : kMostTiles;
+    for (int rows = 1; rows <= kMaxRows; rows++) k.quant_tiles_at_once[rows] = float_tiles_for(rows);
     k.quant_tiles = quant_tiles;
 }
 
