@@ -119,7 +119,8 @@ int main(int argc, char** argv) {
         for (int64_t m : full ? std::vector<int64_t>{1, 2, 4, 8, 16, 32, 128, 512} : std::vector<int64_t>{1, 16}) {
             if (only_rows > 0 && m != only_rows) continue;
             const int64_t columns = few > 0  ? few
-                                    : m < 16 ? n : std::min<int64_t>(n, m < 128 ? 1024 : 2048),
+                                    : m < 16 ? n
+                                             : std::min<int64_t>(n, m < 128 ? 1024 : 2048),
                           tile = quant_tile_bytes(kind.q);
             lines.push_back(
                 {std::string(kind.name) + " rows " + std::to_string(m), static_cast<double>(columns / 16 * tile),
