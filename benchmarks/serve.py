@@ -189,7 +189,7 @@ def main() -> None:
             f"event loop {each['loop_cpu_ms_per_token']:.4f} ms of processor per token"
         )
     if args.out:
-        result = {"model": str(args.model or "embedded"), "threads": args.threads, "runs": found}
+        result = {"model": args.model.name if args.model else "embedded", "threads": args.threads, "runs": found}
         args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 

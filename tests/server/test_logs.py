@@ -69,3 +69,13 @@ def test_lines_outside_of_requests():
         assert json.loads(JsonFormatter().format(record))["request_id"] == "id"
     finally:
         CURRENT.reset(token)
+
+
+def test_what_a_client_sends_forges_no_line(llm, lines):
+    forged = 'no-such\n{"level": "error", "logger": "penstock.access", "message": "forged"}'
+    with Server(llm, log_requests=True) as server:
+        answer = server.post("/v1/completions", {"model": forged, "prompt": "a", "max_tokens": 1, "user": forged})
+        server.request("GET", "/v1/models/no%0Asuch%0D%0Aline?x=%0A")
+    assert answer.status in (200, 404)
+    assert all(line["message"] != "forged" and line["level"] != "error" for line in lines())
+    assert len([line for line in lines() if line["logger"] == "penstock.access"]) == 2
