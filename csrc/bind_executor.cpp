@@ -11,6 +11,7 @@
 #include "bind.h"
 #include "cpus.h"
 #include "executor.h"
+#include "kernels/table.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -126,6 +127,15 @@ int add_blocks(Executor& e, const std::string& format, const Bytes& blocks, int6
 void bind_executor(nb::module_& m) {
     m.def("default_threads", &default_threads, "Physical cores this process may use, within the cgroup's CPU quota.");
     m.def("possible_isas", &possible_isas, "Instruction sets this CPU can run, best last.");
+    m.def(
+        "resolve_isa",
+        [](const std::string& isa) {
+            const IsaChoice choice = resolve_isa(isa);
+            if (choice.kernels == nullptr) throw std::invalid_argument(choice.error);
+            return choice.kernels->name;
+        },
+        "isa"_a,
+        "The instruction set that an executor takes for this wish: empty or auto for PENSTOCK_ISA, else the best.");
 
     nb::class_<Executor> c(m, "Executor", "Team, packed weights and KV cache; see csrc/executor.h.");
     c.def(

@@ -101,7 +101,8 @@ constexpr int unit_inputs(CodeKind k) {
     return 4;
 }
 constexpr int unit_lines(CodeKind k) { return k == CodeKind::u5 ? 5 : k == CodeKind::u6 || k == CodeKind::u3 ? 3 : 1; }
-inline int64_t code_bytes(CodeKind k, int64_t inputs) {
+// Kernels of every instruction set call this one and the next: a shared copy could be one that this CPU cannot run.
+[[gnu::always_inline]] inline int64_t code_bytes(CodeKind k, int64_t inputs) {
     return (inputs + unit_inputs(k) - 1) / unit_inputs(k) * unit_lines(k) * kLineBytes;
 }
 
@@ -109,7 +110,7 @@ inline int64_t round_to_line(int64_t n) { return (n + kLineBytes - 1) / kLineByt
 // Where the parts of a chunk begin.
 struct ChunkLayout {
     int64_t scales, zeros, codes, bytes;
-    explicit ChunkLayout(const Quant& q) {
+    [[gnu::always_inline]] explicit ChunkLayout(const Quant& q) {
         const bool super = q.scales == ScaleKind::super, shift = q.zeros == ZeroKind::shift;
         const int64_t scale = super ? 1 : q.scales == ScaleKind::f16 ? 2 : 4;
         int64_t zero = shift ? scale : 0;

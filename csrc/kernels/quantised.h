@@ -85,6 +85,14 @@ void whole_number_tile(const QuantBlock& b, int tile) {
     }
 }
 
+// The scales of a chunk of `tiles` tiles side by side, [group][tile][16], and what is added after them.
+inline void scales_of_tiles(const QuantBlock& b, const ChunkLayout& at, const std::byte* chunk, int64_t groups,
+                            int tiles, float* scales, float* shifts) {
+    for (int t = 0; t < tiles; t++)
+        chunk_scales(b.weight->quant, at, chunk + t * b.weight->tile_bytes, groups, scales + t * kTile,
+                     shifts + t * kTile, tiles * kTile);
+}
+
 // Bytes in groups no shorter than a step, for two rows and more.
 void wide_tiles_of(const QuantBlock& b, int first, int tiles) {
     const Quant& q = b.weight->quant;
@@ -104,8 +112,7 @@ void wide_tiles_of(const QuantBlock& b, int first, int tiles) {
     int64_t words = 0;
     for (int64_t g = 0; g < groups; g += q.per_chunk, chunk += at.bytes) {
         const int64_t count = groups - g < q.per_chunk ? groups - g : q.per_chunk, inputs = q.chunk_inputs(g);
-        for (int t = 0; t < tiles; t++)
-            chunk_scales(q, at, chunk + t * stride, count, scales + t * kTile, shifts + t * kTile, tiles * kTile);
+        scales_of_tiles(b, at, chunk, count, tiles, scales, shifts);
         for (int64_t from = 0; from < inputs; from += kChunkInputs) {
             const int64_t n = inputs - from < kChunkInputs ? inputs - from : kChunkInputs;
             run.codes = chunk + at.codes + code_bytes(q.codes, from);
@@ -134,8 +141,7 @@ void float_tiles(const QuantBlock& b, int first, int tiles) {
     int64_t before = 0;
     for (int64_t g = 0; g < count; g += q.per_chunk, chunk += at.bytes) {
         const int64_t groups = count - g < q.per_chunk ? count - g : q.per_chunk, inputs = q.chunk_inputs(g);
-        for (int t = 0; t < tiles; t++)
-            chunk_scales(q, at, chunk + t * stride, groups, scales + t * kTile, shifts + t * kTile, tiles * kTile);
+        scales_of_tiles(b, at, chunk, groups, tiles, scales, shifts);
         for (int64_t from = 0; from < inputs; from += kFloatInputs) {
             const int64_t to = from + kFloatInputs < inputs ? from + kFloatInputs : inputs;
             for (int t = 0; t < tiles; t++)
@@ -157,9 +163,8 @@ void quant_tiles(const QuantBlock& b) {
     for (int r = 0; r < rows; r++) std::memset(b.y + r * b.ldy, 0, static_cast<size_t>(b.count) * kTile * 4);
     if (b.act == Act::i8) {
         const Quant& q = b.weight->quant;
-        int wide = q.codes == CodeKind::u8 && q.parts_in_step() == 1 ? wide_tiles(most) : 1;
-        for (int p = 0; p < b.panels; p++)
-            if (b.rows[p] < 2) wide = 1;
+        // Several panels have more than half of kMaxRows each, so none of them has one row alone.
+        const int wide = q.codes == CodeKind::u8 && q.parts_in_step() == 1 ? wide_tiles(most) : 1;
         for (int tile = 0; tile < b.count;) {
             const int left = b.count - tile, tiles = left >= wide ? wide : left >= 2 && wide > 1 ? 2 : 1;
             if (tiles > 1)

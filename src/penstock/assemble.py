@@ -4,7 +4,6 @@ was resolved. Everything that can fail for a reason of the user's fails here, be
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -87,6 +86,7 @@ def assemble(config: Config, progress: LoadProgress | None = None) -> Model:
 def _model(config: Config, checkpoint: Checkpoint, report: LoadProgress) -> Model:
     """Facts → program → executor with its weights → engine."""
     from penstock.checkpoints.ties import settle_ties
+    from penstock.executors.base import resolve
     from penstock.models.decoder import build
     from penstock.models.registry import resolve as resolve_family
     from penstock.quant.detect import detect
@@ -100,7 +100,8 @@ def _model(config: Config, checkpoint: Checkpoint, report: LoadProgress) -> Mode
     quantisation = detect(settings, checkpoint.weights, config.model.quantization)
     stored = _stored_dtype(settings, checkpoint)
     if quantisation.method != "none":
-        stored = _cache_type(config, stored)
+        wish = config.executor
+        stored = resolve(wish.executor).cache_type(stored, DTYPES[config.model.dtype], wish.activation, wish.isa)
     limits, max_model_len = _limits(config, architecture, program, stored)
     executor = _executor(config, program, limits)
     try:
@@ -246,20 +247,6 @@ def _limits(config: Config, architecture: Architecture, program: Program, stored
         kv_dtype=kv_dtype,  # type: ignore[arg-type]
     )
     return limits, longest
-
-
-def _cache_type(config: Config, stored: str) -> str:
-    """What the KV cache of a quantised model takes by default."""
-    if config.executor.executor == "torch":
-        return stored
-    from penstock.executors.native.extension import extension
-    from penstock.executors.native.weights import cache_type
-
-    possible = extension().possible_isas()
-    isa = config.executor.isa or os.environ.get("PENSTOCK_ISA") or possible[-1]
-    if isa not in possible:
-        return stored  # the executor says what is wrong with the wish
-    return cache_type(stored, DTYPES[config.model.dtype], config.executor.activation, isa)
 
 
 def _stored_dtype(settings: Mapping[str, Any], checkpoint: Checkpoint) -> str:

@@ -25,15 +25,7 @@ from penstock.engine.sequence import Prefix, Request, Sequence, SequenceUpdate, 
 from penstock.engine.stats import EngineStats
 from penstock.errors import ExecutionError, OverloadedError, RequestError, nearest
 from penstock.executors.base import Executor
-from penstock.types import (
-    F32,
-    Batch,
-    Constraint,
-    FinishReason,
-    RequestMetrics,
-    SamplingParams,
-    StepOutput,
-)
+from penstock.types import F32, Batch, Constraint, FinishReason, RequestMetrics, SamplingParams, StepOutput
 
 logger = logging.getLogger(__name__)
 NOT_FINITE = "the model gave logits that are not finite for this request"

@@ -127,10 +127,11 @@ def kv_block_bytes(program: Program, block_size: int, kv_dtype: str) -> int:
     return sum(2 * kv.kv_heads * kv.head_dim * width * block_size for kv in program.kv)
 
 
-def resolve(name: str) -> Callable[..., Any]:
+def resolve(name: str) -> type[Any]:
     """The executor class for ``native``, ``torch`` or ``auto`` (native), imported only now.
 
-    Its signature is ``Executor(program, limits, *, compute, threads, isa, mode)``.
+    Its signature is ``Executor(program, limits, *, compute, threads, isa, mode)``; ``cache_type(stored, compute,
+    activation, isa)`` says in what it likes to keep keys and values of a quantised model.
     """
     if name == "torch":
         from penstock.executors.torch.executor import TorchExecutor

@@ -16,6 +16,7 @@ import pytest
 from penstock.errors import CheckpointError, ConfigError, ExecutionError, UnsupportedError
 from penstock.executors.base import kv_block_bytes
 from penstock.executors.native.executor import NativeExecutor
+from penstock.executors.native.extension import extension
 from penstock.models.decoder import build
 from penstock.quant.scheme import WeightData
 from tests.executors.native.some import IDS, executor, good, runner, weights
@@ -280,3 +281,29 @@ def test_an_idle_team_costs_no_cpu() -> None:
     before = time.process_time()
     time.sleep(0.3)
     assert time.process_time() - before < 0.1
+
+
+@pytest.mark.parametrize(
+    ("stored", "compute", "activation", "isa", "kept"),
+    [
+        ("f16", "auto", "auto", "avx512", "bf16"),
+        ("f16", "auto", "int8", "avx512", "bf16"),
+        ("f16", "auto", "float", "avx512", "f16"),  # exact inputs meet an exact cache
+        ("f16", "f32", "auto", "avx512", "f16"),
+        ("f16", "auto", "auto", "avx2", "f16"),
+        ("f16", "auto", "int8", "generic", "f16"),
+        ("f32", "auto", "auto", "avx512", "f32"),
+        ("bf16", "auto", "float", "avx2", "bf16"),
+    ],
+)
+def test_what_keys_and_values_of_quantised_models_are_kept_in(
+    stored: str, compute: str, activation: str, isa: str, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if isa not in extension().possible_isas():
+        pytest.skip(f"this CPU has no {isa}")
+    assert NativeExecutor.cache_type(stored, compute, activation, isa) == kept
+    monkeypatch.setenv("PENSTOCK_ISA", isa)
+    for wish in (None, "", "auto"):
+        assert NativeExecutor.cache_type(stored, compute, activation, wish) == kept
+    with pytest.raises(ConfigError, match="possible here"):
+        NativeExecutor.cache_type(stored, compute, activation, "mmx")

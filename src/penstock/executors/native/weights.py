@@ -51,14 +51,6 @@ def resolve_arithmetic(compute: str, activation: str, isa: str) -> Arithmetic:
     return Arithmetic(compute in ("auto", "bf16") and isa in BF16_ISAS, activation == "int8" or automatic)
 
 
-def cache_type(stored: str, compute: str, activation: str, isa: str) -> str:
-    """The type that keys and values of a model with quantised weights take by themselves. ``stored``: what its plain
-    weights have. bfloat16 is as small as float16, and where inputs are rounded to whole numbers anyway and the CPU has
-    its dot product, attention is faster by half with it."""
-    arithmetic = resolve_arithmetic(compute, activation, isa)
-    return "bf16" if stored == "f16" and arithmetic.int8 and isa in BF16_ISAS else stored
-
-
 def take(core: Any, spec: WeightSpec, data: WeightData, arithmetic: Arithmetic) -> Loaded:
     """Pack a weight into ``core``. Raises ``CheckpointError``, ``UnsupportedError`` naming it."""
     if data.shape != spec.shape:

@@ -55,6 +55,11 @@ class TorchExecutor:
         self._adapted: _Ordered | None = None
         self._adapters: dict[int, dict[str, Factors]] = {}
 
+    @staticmethod
+    def cache_type(stored: str, compute: str, activation: str, isa: str | None) -> str:
+        """What keys and values of a quantised model are kept in by themselves: what its plain weights have."""
+        return stored
+
     @property
     def info(self) -> ExecutorInfo:
         details = {"torch": torch.__version__, "kv": self.limits.kv_dtype}
