@@ -178,8 +178,14 @@ def _engine(
         recompute_past=architecture.recompute_past,
         **_positions(architecture),
     )
-    caching = config.cache.enable_prefix_caching
-    return Engine(executor, facts, config.scheduler, prefix_caching=caching, seed=config.model.seed)
+    return Engine(
+        executor,
+        facts,
+        config.scheduler,
+        prefix_caching=config.cache.enable_prefix_caching,
+        seed=config.model.seed,
+        watermark=config.watermark,
+    )
 
 
 def _adapters(config: Config, engine: Engine, architecture: Architecture, settings: Mapping[str, Any]) -> Adapters:

@@ -13,6 +13,7 @@ from penstock.foreign import SYNONYMS, device, takes
 DTYPES = {"auto": "auto", "float32": "f32", "float": "f32", "float16": "f16", "half": "f16", "bfloat16": "bf16"}
 KV_DTYPES = {**DTYPES, "fp16": "f16", "bf16": "bf16", "fp32": "f32"}
 ACTIVATIONS = ("auto", "float", "int8")
+WATERMARK_GAMMA, WATERMARK_DELTA = 0.5, 2.0  # as TGI's
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 ComputeType = Literal["auto", "f32", "f16", "bf16"]
 
@@ -104,12 +105,21 @@ class AdapterConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class WatermarkConfig:
+    """What requests with ``watermark`` get: ``watermark_delta`` more on the logits of a share ``watermark_gamma``."""
+
+    watermark_gamma: float = WATERMARK_GAMMA
+    watermark_delta: float = WATERMARK_DELTA
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    watermark: WatermarkConfig = field(default_factory=WatermarkConfig)
 
 
 def from_kwargs(kwargs: Mapping[str, Any]) -> Config:
@@ -117,11 +127,11 @@ def from_kwargs(kwargs: Mapping[str, Any]) -> Config:
 
     Raises ``ConfigError`` for an unknown name (with the nearest known one) or a value out of range.
     """
-    parts: dict[str, dict[str, Any]] = {"model": {}, "cache": {}, "scheduler": {}, "executor": {}, "adapter": {}}
     types: dict[str, type[Any]] = {
         "model": ModelConfig, "cache": CacheConfig, "scheduler": SchedulerConfig, "executor": ExecutorConfig,
-        "adapter": AdapterConfig,
+        "adapter": AdapterConfig, "watermark": WatermarkConfig,
     }  # fmt: skip
+    parts: dict[str, dict[str, Any]] = {part: {} for part in types}
     owner = {f.name: part for part, cls in types.items() for f in fields(cls)}
     for given, value in kwargs.items():
         name = SYNONYMS.get(given, given)
@@ -217,6 +227,9 @@ def _check(config: Config) -> None:
         isinstance(adapter.max_prefix_share, int | float) and 0 < adapter.max_prefix_share < 1,
         "max_prefix_share", adapter.max_prefix_share, "a share above 0 and below 1",
     )  # fmt: skip
+    gamma, delta = config.watermark.watermark_gamma, config.watermark.watermark_delta
+    need(isinstance(gamma, int | float) and 0 < gamma < 1, "watermark_gamma", gamma, "a share above 0 and below 1")
+    need(isinstance(delta, int | float) and 0 < delta <= 100, "watermark_delta", delta, "a number above 0, at most 100")
     need(execu.mode in ("static", "dynamic"), "mode", execu.mode, "static or dynamic")
     need(execu.activation in ACTIVATIONS, "activation", execu.activation, f"one of {', '.join(ACTIVATIONS)}")
     need(_whole(execu.threads, 0, 1024), "threads", execu.threads, "a whole number from 0 (all cores) to 1024")

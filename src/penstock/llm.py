@@ -26,6 +26,7 @@ from penstock.types import (
     RequestOutputKind,
     SamplingParams,
 )
+from penstock.watermark import Detection, detect
 
 PromptInput = str | Sequence[int] | Mapping[str, Any]
 QUEUE = 1024
@@ -191,6 +192,15 @@ class LLM:
     def get_tokenizer(self) -> Any:
         """The tokenizer; raises ``RequestError`` if it was not loaded."""
         return self.frontend.require_tokenizer("this")
+
+    def detect_watermark(self, text: str | Sequence[int]) -> Detection:
+        """How surely ``text``, or token ids, came from this model with ``watermark``; a hundred tokens show it well.
+
+        Raises ``RequestError`` for less than two tokens.
+        """
+        mark = self.model.engine.watermark
+        ids = self.get_tokenizer().encode(text, add_special_tokens=False) if isinstance(text, str) else text
+        return detect(ids, mark.vocab_size, mark.gamma)
 
     def close(self) -> None:
         """Free weights and cache. Idempotent."""

@@ -24,7 +24,7 @@ VALUES = {
     "dtype": "float32", "kv_cache_dtype": "float16", "block_size": "32", "memory_utilization": "0.3",
     "kv_cache_memory": "1GiB", "hf_overrides": '{"a": 1}', "mode": "dynamic", "executor": "native",
     "max_num_batched_tokens": "256", "max_logits_rows": "256", "max_prefix_share": "0.3", "adapters": "sql=./sql",
-    "activation": "float",
+    "activation": "float", "watermark_gamma": "0.25", "watermark_delta": "1.5",
 }  # fmt: skip
 FIELDS = [f for cls in GROUPS.values() for f in fields(cls)]
 

@@ -117,7 +117,7 @@ def test_a_stop_sequence_is_kept_in_the_text(server):
         ({"temperature": 0}, "temperature"), ({"top_p": 2}, "top_p"), ({"top_k": 0}, "top_k"),
         ({"truncate": 0}, "truncate"), ({"truncate": 10**9}, "truncate"), ({"stop": [""]}, "stop"),
         ({"max_new_tokens": 0}, "max_tokens"), ({"max_new_tokens": 10**9}, "max_tokens"),
-        ({"watermark": True}, "watermark"),
+        ({"watermark": 1}, "watermark"), ({"watermark": True, "num_beams": 2}, "watermark"),
         ({"typical_p": 0}, "typical_p"), ({"typical_p": 1.5}, "typical_p"),
         ({"grammar": {"type": "regex", "value": 5}}, "grammar"),
         ({"seed": "x"}, "seed"), ({"max_new_token": 3}, "max_new_tokens"), ({"adapter_id": "x"}, "adapter_id"),
@@ -129,6 +129,23 @@ def test_errors_are_in_tgis_form(server, parameters, word):
     answer = server.post("/generate", {"inputs": "a", "parameters": parameters})
     assert answer.status == 422 and set(answer.json) == {"error", "error_type"}
     assert word in answer.json["error"] and answer.json["error_type"] == "validation"
+
+
+def test_a_watermark_is_made(server):
+    """Greedy or drawn, whole, streamed and with best_of; the same one under OpenAI's route."""
+    parameters = {"max_new_tokens": 60, "watermark": True, "do_sample": True, "seed": 7, "details": True}
+    body = {"inputs": "abc", "parameters": parameters}
+    whole = server.post("/generate", body).json
+    plain = server.post("/generate", {"inputs": "abc", "parameters": {**parameters, "watermark": False}}).json
+    assert whole["generated_text"] != plain["generated_text"]
+    assert server.post("/generate_stream", body).events[-1]["generated_text"] == whole["generated_text"]
+    ours = {"prompt": "abc", "max_tokens": 60, "temperature": 1, "seed": 7, "watermark": True, "ignore_eos": False}
+    assert server.post("/v1/completions", ours).json["choices"][0]["text"] == whole["generated_text"]
+    drawn = {"max_new_tokens": 60, "watermark": True, "do_sample": True, "best_of": 2, "details": True}
+    both = server.post("/generate", {"inputs": "abc", "parameters": drawn}).json["details"]
+    assert len(both["best_of_sequences"]) == 1
+    greedy = {"max_new_tokens": 30, "watermark": True}
+    assert server.post("/generate", {"inputs": "abc", "parameters": greedy}).status == 200
 
 
 def test_vertex_gives_the_texts(server):

@@ -22,6 +22,7 @@ from penstock.config import (
     ExecutorConfig,
     ModelConfig,
     SchedulerConfig,
+    WatermarkConfig,
 )
 from penstock.errors import ConfigError
 from penstock.foreign import HARMLESS, ONLY, SYNONYMS
@@ -33,6 +34,7 @@ GROUPS: dict[str, type] = {
     "KV cache": CacheConfig,
     "scheduler": SchedulerConfig,
     "adapters": AdapterConfig,
+    "watermark": WatermarkConfig,
 }
 HELP = {
     "model": "folder, file, or name on a hub (default: the small embedded model)",
@@ -68,6 +70,8 @@ HELP = {
     "max_lora_rank": "largest rank of a LoRA adapter (default: 64)",
     "max_prefix_share": "share of the KV cache that prefix adapters may take (default: 0.5)",
     "adapters": "adapters to load, e.g. sql=./sql-lora,style=./prefix",
+    "watermark_gamma": "share of the vocabulary that a watermark favours (default: 0.5)",
+    "watermark_delta": "by how much, on the logits (default: 2)",
     "activation": "inputs of quantised weights: auto, float (exact), int8 (fast)",
     "isa": "instruction set: generic, avx2, avx512 … (default: the best one this CPU has)",
 }
@@ -75,6 +79,7 @@ METAVARS = {
     "model": "MODEL", "tokenizer": "DIR", "download_dir": "DIR", "chat_template": "FILE", "hf_overrides": "JSON",
     "kv_cache_memory": "SIZE", "memory_utilization": "SHARE", "dtype": "TYPE", "kv_cache_dtype": "TYPE",
     "adapters": "NAME=DIR,…", "max_prefix_share": "SHARE",
+    "watermark_gamma": "SHARE", "watermark_delta": "X",
 }  # fmt: skip
 SHORT = {"model": "-m", "max_model_len": "-c", "threads": "-t"}
 OTHER_ENGINES = {

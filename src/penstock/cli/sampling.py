@@ -33,6 +33,7 @@ OPTIONS: dict[str, Row] = {
 }
 REPEATED = ("stop", "stop_token_ids")
 SWITCHES = {
+    "watermark": ("mark answers so that a detector knows them", ()),
     "ignore_eos": ("go on after the model's end token", ()),
     "skip_special_tokens": ("leave control tokens out of the text (default: on)", ()),
     "early_stopping": ("of beam search: end as soon as there are enough answers", ()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,9 @@ from penstock.engine.masks import Masks
 from penstock.engine.scheduler import Plan, Scheduled
 from penstock.engine.sequence import Sequence
 from penstock.types import I32, Batch, SamplingBatch
+from penstock.watermark import Watermark
 
+Columns = tuple[Collection[float] | NDArray[Any], ...]
 Positions = Callable[[Sequence, int, int], I32]
 """``(sequence, start, count) -> [channels, count]`` positions of its tokens start .. start + count."""
 
@@ -50,10 +52,17 @@ class BatchBuilder:
     """Builds batches for at most ``max_seqs`` seated sequences of at most ``max_blocks`` blocks."""
 
     def __init__(
-        self, max_seqs: int, max_blocks: int, block_size: int, masks: Masks, positions: Positions = plain_positions
+        self,
+        max_seqs: int,
+        max_blocks: int,
+        block_size: int,
+        masks: Masks,
+        watermark: Watermark,
+        positions: Positions = plain_positions,
     ) -> None:
         self.block_size = block_size
         self.masks = masks
+        self.watermark = watermark
         self.positions = positions
         self._tables = np.full((max_seqs, max_blocks), -1, np.int32)
         self._table_len = [0] * max_seqs
@@ -93,15 +102,15 @@ class BatchBuilder:
         return batch, entries
 
     def _as_steady(self, plan: Plan, batch: Batch, entries: list[Entry]) -> _Steady | None:
-        """The step, if the next one has only to count on: no constraint or penalty that follows the tokens, no bias
-        that ends with ``min_tokens``."""
+        """The step, if the next one has only to count on: no constraint, penalty or bias that follows the tokens,
+        none that ends with ``min_tokens``."""
         if batch.sampling is None or self.positions is not plain_positions:
             return None
         for item in plan.items:
             seq = item.seq
             if item.count > 1 or not item.completes or item.followers or seq.counts is not None:
                 return None
-            if seq.constraint is not None or seq.request.bad_words:
+            if seq.constraint is not None or seq.request.bad_words or seq.request.params.watermark:
                 return None
             if seq.num_output < max(1, seq.request.params.min_tokens):
                 return None
@@ -224,7 +233,7 @@ class BatchBuilder:
         for i, entry in enumerate(entries):
             if entry.prompt_index >= 0:
                 num_logprobs[i] = entry.seq.request.params.prompt_logprobs or 0
-        bias = _ragged(entries, _bias, np.int32, np.float32)
+        bias = _ragged(entries, self._bias, np.int32, np.float32)
         history = _ragged(entries, _history, np.int32, np.int32, np.uint8)
         masks, mask_row, ready = self.masks.begin(entries)
         return SamplingBatch(
@@ -253,6 +262,22 @@ class BatchBuilder:
             ready=ready,
         )
 
+    def _bias(self, entry: Entry) -> Columns | None:
+        """Token biases of one entry; before ``min_tokens`` whatever would end the answer is impossible."""
+        seq = entry.seq
+        params = seq.request.params
+        if entry.prompt_index >= 0:
+            return None
+        bias = dict(params.logit_bias or {})
+        if seq.request.bad_words:
+            bias.update(dict.fromkeys(seq.barred(), float("-inf")))
+        if seq.num_output < params.min_tokens and seq.constraint is None:  # a constraint says itself when to end
+            bias.update(dict.fromkeys((*seq.request.eos_ids, *seq.request.stop_ids), float("-inf")))
+        if not params.watermark:
+            return (bias, bias.values()) if bias else None
+        green, more = self.watermark.bias(seq.tokens[-1])
+        return np.append([*bias], green), np.append([*bias.values()], more)
+
 
 def _wants_logits(entry: Entry) -> bool:
     request = entry.seq.request
@@ -261,23 +286,7 @@ def _wants_logits(entry: Entry) -> bool:
     return bool(request.params.logprob_token_ids) and entry.prompt_index < 0
 
 
-def _bias(entry: Entry) -> tuple[Iterable[float], ...] | None:
-    """Token biases of one entry; before ``min_tokens`` whatever would end the answer is impossible."""
-    seq = entry.seq
-    params = seq.request.params
-    too_early = seq.num_output < params.min_tokens and seq.constraint is None  # a constraint says itself when to end
-    barred = seq.barred() if seq.request.bad_words and entry.prompt_index < 0 else ()
-    if entry.prompt_index >= 0 or not (params.logit_bias or too_early or barred):
-        return None
-    bias = dict(params.logit_bias or {})
-    bias.update(dict.fromkeys(barred, float("-inf")))
-    if too_early:
-        for token in (*seq.request.eos_ids, *seq.request.stop_ids):
-            bias[token] = float("-inf")
-    return bias.keys(), bias.values()
-
-
-def _history(entry: Entry) -> tuple[Iterable[float], ...] | None:
+def _history(entry: Entry) -> Columns | None:
     """Distinct tokens of prompt and output with output counts, kept only for sequences that have penalties."""
     counts = entry.seq.counts
     if counts is None or entry.prompt_index >= 0:
@@ -288,15 +297,14 @@ def _history(entry: Entry) -> tuple[Iterable[float], ...] | None:
 
 
 def _ragged(
-    entries: list[Entry], of: Callable[[Entry], tuple[Iterable[float], ...] | None], *dtypes: type[np.generic]
+    entries: list[Entry], of: Callable[[Entry], Columns | None], *dtypes: type[np.generic]
 ) -> list[NDArray[Any]]:
     """``[start, column, …]``: flat columns of all entries, entry i's part being start[i]:start[i+1]."""
     start = np.zeros(len(entries) + 1, np.int32)
-    columns: list[list[float]] = [[] for _ in dtypes]
+    columns: list[list[NDArray[Any]]] = [[np.zeros(0, dtype)] for dtype in dtypes]
     for i, entry in enumerate(entries):
         found = of(entry)
-        if found is not None:
-            for column, values in zip(columns, found, strict=True):
-                column.extend(values)
-        start[i + 1] = len(columns[0])
-    return [start, *(np.asarray(c, d) for c, d in zip(columns, dtypes, strict=True))]
+        start[i + 1] = start[i] + (len(found[0]) if found is not None else 0)
+        for column, values, dtype in zip(columns, found or (), dtypes):
+            column.append(values if isinstance(values, np.ndarray) else np.fromiter(values, dtype, len(values)))
+    return [start, *(np.concatenate(c, dtype=d, casting="unsafe") for c, d in zip(columns, dtypes, strict=True))]

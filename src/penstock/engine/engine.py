@@ -10,7 +10,7 @@ from collections.abc import Sequence as Seq
 
 import numpy as np
 
-from penstock.config import SchedulerConfig
+from penstock.config import SchedulerConfig, WatermarkConfig
 from penstock.engine.admission import ModelFacts, allowed_mask, cache_room, check_prompt, max_tokens
 from penstock.engine.batch import BatchBuilder, Entry
 from penstock.engine.beam import BeamSearch, read
@@ -26,6 +26,7 @@ from penstock.engine.stats import EngineStats
 from penstock.errors import ExecutionError, OverloadedError, RequestError, nearest
 from penstock.executors.base import Executor
 from penstock.types import F32, Batch, Constraint, FinishReason, RequestMetrics, SamplingParams, StepOutput
+from penstock.watermark import Watermark
 
 logger = logging.getLogger(__name__)
 NOT_FINITE = "the model gave logits that are not finite for this request"
@@ -46,6 +47,7 @@ class Engine:
         *,
         prefix_caching: bool = True,
         seed: int = 0,
+        watermark: WatermarkConfig | None = None,
     ) -> None:
         limits = executor.limits
         self.executor = executor
@@ -57,7 +59,11 @@ class Engine:
         self.scheduler = Scheduler(scheduler, self.pool, self.cache, self.block_size, facts.whole_prompts)
         max_blocks = min(limits.num_blocks, -(-facts.max_model_len // self.block_size))
         self.masks = Masks(-(-facts.vocab_size // 32))
-        self.builder = BatchBuilder(scheduler.max_num_seqs, max_blocks, self.block_size, self.masks, facts.positions)
+        mark = watermark or WatermarkConfig()
+        self.watermark = Watermark(facts.vocab_size, mark.watermark_gamma, mark.watermark_delta)
+        self.builder = BatchBuilder(
+            scheduler.max_num_seqs, max_blocks, self.block_size, self.masks, self.watermark, facts.positions
+        )
         self.scheduler.on_seat = self.builder.seat
         self.requests: dict[str, Request] = {}
         self._stats = EngineStats(blocks_total=limits.num_blocks)

@@ -30,6 +30,7 @@ FLAGS = (
     "spaces_between_special_tokens",
     "include_stop_str_in_output",
     "use_beam_search",
+    "watermark",
 )
 
 BEAM_NEUTRAL: dict[str, tuple[float, ...]] = {
@@ -90,16 +91,18 @@ class RequestOutputKind(Enum):
 class SamplingParams:
     """How tokens are chosen. Names and meanings as vLLM's; every field is checked on construction.
 
-    Order: ``logit_bias``, penalties (repetition over prompt and output as in transformers; presence and frequency over
-    output), ``temperature`` (0 is greedy), ``top_k`` (0 or -1 off), ``top_p``, ``min_p``, ``typical_p`` (1 off; locally
-    typical sampling, as in transformers and TGI), then one draw with ``seed``.
+    Order: ``logit_bias``, ``watermark``, penalties (repetition over prompt and output as in transformers; presence and
+    frequency over output), ``temperature`` (0 is greedy), ``top_k`` (0 or -1 off), ``top_p``, ``min_p``, ``typical_p``
+    (1 off; locally typical sampling, as in transformers and TGI), then one draw with ``seed``.
     ``max_tokens`` None means as many as the context allows. ``logprobs`` n: the chosen token's and the n best, of the
     raw distribution. Raises ``RequestError`` that names the field.
 
     ``bad_words``: texts that an answer does not say: the last token of how the tokenizer spells each, alone and behind
     a space, is impossible behind the others. ``logprob_token_ids``: the log probabilities of these tokens, in the
     place of the best ones. ``repetition_detection``: end an answer that goes round in circles, with ``finish_reason``
-    "repetition".
+    "repetition". ``watermark``: favour what a hash of the token before calls green, as TGI does, so that
+    ``penstock.watermark.detect`` tells the answer from others (the share and the strength are the engine's
+    ``watermark_gamma`` and ``watermark_delta``).
 
     ``use_beam_search``: the best ``n`` answers that ``best_of`` (else ``n``) beams find, given out when all are known;
     nothing is drawn. ``length_penalty`` and ``early_stopping`` (True, False, "never") as in transformers: the answers'
@@ -134,6 +137,7 @@ class SamplingParams:
     bad_words: tuple[str, ...] = ()
     repetition_detection: RepetitionDetection | Mapping[str, Any] | None = None
     structured_outputs: StructuredOutputs | Mapping[str, Any] | None = None
+    watermark: bool = False
     use_beam_search: bool = False
     length_penalty: float = 1.0
     early_stopping: bool | str = False
@@ -222,7 +226,7 @@ class SamplingParams:
             raise bad("stop", self.stop, f"at most {MAX_STOPS} strings, none empty")
         if len(self.bad_words) > MAX_BAD_WORDS or any(not isinstance(w, str) or not w.strip() for w in self.bad_words):
             raise bad("bad_words", self.bad_words, f"at most {MAX_BAD_WORDS} texts, none blank")
-        for name in ("logprob_token_ids", "repetition_detection"):
+        for name in ("logprob_token_ids", "repetition_detection", "watermark"):
             if getattr(self, name) and self.use_beam_search:
                 raise RequestError(f"{name} is not available with use_beam_search: leave one of them out", name)
         if len(self.logprob_token_ids or ()) > MAX_SCORED:

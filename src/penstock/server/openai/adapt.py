@@ -23,7 +23,7 @@ SAME_NAME = (
     "include_stop_str_in_output", "ignore_eos", "allowed_token_ids", "skip_special_tokens",
     "spaces_between_special_tokens",
     "prompt_logprobs", "use_beam_search", "length_penalty", "early_stopping", "bad_words",
-    "repetition_detection",
+    "repetition_detection", "watermark",
 )  # fmt: skip
 GUIDED = (
     "guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_json_object", "guided_whitespace_pattern",

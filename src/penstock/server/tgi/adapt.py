@@ -40,6 +40,7 @@ def sampling_params(given: Parameters, stream: bool) -> SamplingParams:
         typical_p=1.0 if given.typical_p is None else given.typical_p,
         repetition_penalty=1.0 if given.repetition_penalty is None else given.repetition_penalty,
         frequency_penalty=given.frequency_penalty or 0.0,
+        watermark=bool(given.watermark),
         # A seed of our own where none is given, so that details can name it.
         seed=secrets.randbits(63) if given.seed is None else given.seed,
         stop=tuple(given.stop or ()),

@@ -31,6 +31,7 @@ class Parameters(msgspec.Struct, kw_only=True):
     top_p: float | None = None
     truncate: int | None = None
     typical_p: float | None = None
+    watermark: bool | None = None
 
 
 class GenerateRequest(msgspec.Struct, kw_only=True):
@@ -56,6 +57,5 @@ HARMLESS_PARAMETERS = frozenset({
     "use_cache", "wait_for_model", "return_text", "return_tensors", "clean_up_tokenization_spaces",
 })  # fmt: skip
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "watermark": ((False,), "is not available: leave it out"),
     "stop_sequences": (([],), "is called stop here"),
 }
