@@ -20,7 +20,7 @@ from penstock.chat import render
 from penstock.config import Config, from_kwargs
 from penstock.delivery import Inbox, Mailbox
 from penstock.errors import ExecutionError, OverloadedError
-from penstock.frontend import POOLED, Frontend, Prompt, embedding
+from penstock.frontend import POOLED, Frontend, Prompt, embedding, failure
 from penstock.sampling_defaults import default_params
 from penstock.types import Constraint, EmbeddingRequestOutput, Message, RequestOutput, SamplingParams
 
@@ -74,7 +74,7 @@ class OutputStream:
         self._finished = output.finished
         if output.error is not None:
             self.close()
-            raise ExecutionError(output.error)
+            raise failure(output)
         return output
 
     @property

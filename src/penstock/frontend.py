@@ -81,6 +81,7 @@ class _Live:
     params: SamplingParams
     answers: list[_Answer]
     error: str | None = None
+    mistake: bool = False
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     pooled: F32 | None = None
 
@@ -251,7 +252,7 @@ class Frontend:
         if answer.finish_reason is not None:
             return
         if update.error is not None and live.error is None:
-            live.error = update.error
+            live.error, live.mistake = update.error, update.mistake
         live.pooled = update.pooled
         answer.token_ids += update.token_ids
         for score in update.scores:
@@ -304,6 +305,7 @@ class Frontend:
             num_cached_tokens=request.metrics.cached_tokens,
             error=live.error,
             pooled=live.pooled,
+            mistake=live.mistake,
         )
 
     def _completion(self, index: int, answer: _Answer, params: SamplingParams, delta: bool) -> CompletionOutput:
@@ -335,10 +337,16 @@ class Frontend:
         return None if self.tokenizer is None else self.tokenizer.token_text(token)
 
 
+def failure(output: RequestOutput) -> ExecutionError | RequestError:
+    """What to raise for an output with an error."""
+    message = output.error or "the request ended without a result"
+    return RequestError(message) if output.mistake else ExecutionError(message)
+
+
 def embedding(output: RequestOutput, normalize: bool = True) -> EmbeddingRequestOutput:
     """What a request with ``pooling`` gave; ``normalize``: scaled to length 1. ``ExecutionError`` if it failed."""
     if output.error is not None or output.pooled is None:
-        raise ExecutionError(output.error or "the request ended without a vector")
+        raise failure(output)
     vector = output.pooled.astype(np.float64)
     length = float(np.sqrt((vector * vector).sum()))
     if normalize and length > 0:

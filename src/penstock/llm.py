@@ -14,8 +14,8 @@ from penstock.adapters import AdapterInfo
 from penstock.assemble import LoadProgress, Model, assemble
 from penstock.chat import render
 from penstock.config import from_kwargs
-from penstock.errors import ExecutionError, RequestError, nearest
-from penstock.frontend import POOLED, Frontend, Prompt, embedding
+from penstock.errors import RequestError, nearest
+from penstock.frontend import POOLED, Frontend, Prompt, embedding, failure
 from penstock.progress import Progress
 from penstock.sampling_defaults import BeamSearchOutput, BeamSearchParams, BeamSearchSequence, default_params
 from penstock.types import (
@@ -317,7 +317,7 @@ def _inputs(prompts: Any, token_ids: Any) -> list[PromptInput]:
 
 def _raise_error(output: RequestOutput) -> None:
     if output.error is not None:
-        raise ExecutionError(output.error)
+        raise failure(output)
 
 
 __all__ = ["LLM", "CompletionOutput", "PromptInput"]

@@ -94,6 +94,17 @@ def test_a_mask_that_fails_ends_its_answer_and_nobody_elses(error: BaseException
     assert_empty(engine)
 
 
+def test_who_is_at_fault_is_told() -> None:
+    """A constraint that says it cannot go on: the request. One that breaks: we."""
+    engine = make_engine()
+    engine.add("asked", [1, 2], greedy(8), constraint=Failing(ExecutionError("too hard"), 0))
+    engine.add("broken", [1, 3], greedy(8), constraint=Failing(RuntimeError("oh"), 0))
+    engine.add("poisoned", [1, 90], greedy(8))
+    fake(engine).poison = 90
+    faults = {u.request.request_id: u.mistake for u in drain(engine) if u.finish_reason == "error"}
+    assert faults == {"asked": True, "broken": False, "poisoned": False}
+
+
 def test_a_step_that_fails_leaves_no_mask_in_the_making() -> None:
     engine = make_engine()
     made: list[int] = []

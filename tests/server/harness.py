@@ -76,6 +76,22 @@ def make_checkpoint(folder: Path, template: str = TEMPLATE, context: int = 1024)
     return folder
 
 
+def make_lora(folder: Path) -> Path:
+    """A LoRA for :func:`make_checkpoint`'s model."""
+    from safetensors.numpy import save_file
+
+    random = np.random.default_rng(1)
+    tensors = {}
+    for layer in range(2):
+        at = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        tensors[f"{at}.lora_A.weight"] = random.standard_normal((2, 32)).astype(np.float32)
+        tensors[f"{at}.lora_B.weight"] = random.standard_normal((32, 2)).astype(np.float32)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "none", "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
 def open_model(path: Path, **options: Any) -> AsyncLLM:
     defaults: dict[str, Any] = {
         "executor": EXECUTOR, "kv_cache_memory": 1 << 24, "max_num_batched_tokens": 64, "max_num_seqs": 16,

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import json
-
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from penstock.async_llm import AsyncLLM
 from tests.adapters.some import base_of
 from tests.helpers import golden
-from tests.server.harness import NAME, Server, eventually, open_model
+from tests.server.harness import NAME, Server, eventually, make_lora, open_model
 
 ADMIN = {"Authorization": "Bearer root"}
 
 
 @pytest.fixture(scope="module")
 def lora(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lora")
-    random = np.random.default_rng(1)
-    tensors = {}
-    for layer in range(2):
-        at = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
-        tensors[f"{at}.lora_A.weight"] = random.standard_normal((2, 32)).astype(np.float32)
-        tensors[f"{at}.lora_B.weight"] = random.standard_normal((32, 2)).astype(np.float32)
-    save_file(tensors, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "none", "target_modules": ["q_proj"]}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
+    return make_lora(tmp_path_factory.mktemp("lora"))
 
 
 @pytest.fixture(scope="module")

@@ -121,6 +121,30 @@ def test_echo_with_logprobs_scores_the_prompt(client):
     assert "".join(c.choices[0].text for c in chunks) == found.choices[0].text
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_offsets_count_characters_of_the_text(talker, stream):
+    """Tokens are bytes here: those of one character share the place where it begins, in a stream as in a whole."""
+    talker.say("a—b😀💩c")
+    body = {"prompt": "éx", "max_tokens": 30, "logprobs": 0, "echo": True}
+    answer = talker.post("/v1/completions", {**body, "stream": stream, "stop": ["zz"]})
+    choices = [c for e in answer.events for c in e["choices"]] if stream else answer.json["choices"]
+    text = "".join(c["text"] for c in choices)
+    assert text == "éxa—b😀💩c"
+    offsets = [o for c in choices for o in c["logprobs"]["text_offset"]]
+    assert offsets == [0, 0, 1, 2, 3, 3, 3, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 8]
+
+
+def test_what_leaves_no_token_is_the_requests_mistake(server):
+    """Not a server's error, which clients would try again."""
+    body = {"prompt": "x", "max_tokens": 9, "allowed_token_ids": [97, 98], "bad_words": ["a", "b"]}
+    for more in ({}, {"use_beam_search": True, "n": 2, "temperature": 0}, {"n": 2}):
+        answer = server.post("/v1/completions", {**body, **more})
+        assert answer.status == 400 and "nothing that is allowed can follow" in answer.error["message"]
+    events = server.post("/v1/completions", {**body, "stream": True}).events
+    assert events[-1]["error"]["code"] == "invalid_request"
+    assert server.post("/v1/completions", {**body, "bad_words": ["a"]}).json["choices"][0]["text"] == "b" * 9
+
+
 def test_stop_strings_and_bias(client):
     options = {"model": NAME, "prompt": "q", "temperature": 0, "max_tokens": 30}
     forced = client.completions.create(**options, logit_bias={"120": 100})

@@ -55,6 +55,22 @@ def test_openai(server, stream):
     assert all(c["text"] in ("red", "blue") for c in server.post("/v1/completions", body).json["choices"])
 
 
+def test_a_form_that_the_allowed_tokens_cannot_fill_is_refused(server):
+    """At once, or where they come to an end: a mistake of the request, not the server's."""
+    for regex in ("[0-9]+", "[ab]{3}[0-9]"):
+        body = {
+            "prompt": "a",
+            "max_tokens": 9,
+            "structured_outputs": {"regex": regex},
+            "allowed_token_ids": [97, 98, 257],
+        }
+        answer = server.post("/v1/completions", body)
+        assert answer.status == 400 and "none of the tokens allowed" in answer.error["message"]
+    grammar = {"type": "regex", "value": "[ab]{3}☃"}
+    told = server.post("/generate", {"inputs": "x", "parameters": {"grammar": grammar, "max_new_tokens": 9}})
+    assert told.status == 200
+
+
 def test_other_dialects(server):
     regex = {"type": "regex", "value": "[ab]{4}"}
     found = server.post("/generate", {"inputs": "x", "parameters": {"grammar": regex, "max_new_tokens": 9}}).json

@@ -29,12 +29,13 @@ def plain_positions(seq: Sequence, start: int, count: int) -> I32:
 class Entry:
     """What one sampling entry is for: the next token of ``seq``, or (``prompt_index``) the score of a prompt token.
 
-    ``error``: why its constraint cannot go on, known when the step has run.
+    ``error``: why its constraint cannot go on, known when the step has run; ``mistake``: that lies in what was asked.
     """
 
     seq: Sequence
     prompt_index: int = -1
     error: str | None = None
+    mistake: bool = False
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from penstock.engine.admission import ModelFacts, allowed_mask, cache_room, chec
 from penstock.engine.batch import BatchBuilder, Entry
 from penstock.engine.beam import BeamSearch, read
 from penstock.engine.blocks import BlockPool
-from penstock.engine.masks import Masks
+from penstock.engine.masks import Masks, nothing_left
 from penstock.engine.pooling import Pooling, check_fits, make_pooling
 from penstock.engine.prefix_cache import PrefixCache
 from penstock.engine.repetition import STOP_REASON, repeats
@@ -30,6 +30,9 @@ from penstock.watermark import Watermark
 
 logger = logging.getLogger(__name__)
 NOT_FINITE = "the model gave logits that are not finite for this request"
+NOTHING_LEFT = (
+    "nothing that is allowed can follow: loosen what the answer must be, allowed_token_ids, bad_words or min_tokens"
+)
 
 
 class Engine:
@@ -273,7 +276,7 @@ class Engine:
             elif seq.status is Status.FINISHED:
                 continue
             elif entry.error is not None or invalid[i]:
-                updates += self._end_answer(seq, entry.error or NOT_FINITE)
+                updates += self._end_answer(seq, *self._why(entry, i, batch))
             elif seq.request.beams is not None:
                 updates += self._search(seq.request.beams, seq, i, batch, output, now)
             else:
@@ -366,7 +369,7 @@ class Engine:
             return []
         answers = search.answers()
         if not answers:
-            return self._end(request, "beam search found no answer: nothing that is allowed could follow the prompt")
+            return self._end(request, f"beam search found no answer: {NOTHING_LEFT}", mistake=True)
         for each in request.sequences:
             self.scheduler.finish(each)
         request.num_answers = len(answers)
@@ -396,20 +399,27 @@ class Engine:
             self._forget(request)
         return updates
 
-    def _end(self, request: Request, message: str) -> list[SequenceUpdate]:
+    def _why(self, entry: Entry, i: int, batch: Batch) -> tuple[str, bool]:
+        """Why entry ``i`` has no token, and whether that lies in what was asked."""
+        assert batch.sampling is not None
+        if entry.error is None and nothing_left(batch.sampling, i, self.facts.vocab_size):
+            return NOTHING_LEFT, True
+        return entry.error or NOT_FINITE, entry.mistake
+
+    def _end(self, request: Request, message: str, mistake: bool = False) -> list[SequenceUpdate]:
         """End with an error all answers of ``request`` that have not ended, those that are not forked yet included."""
         ended = {seq.index for seq in request.sequences if seq.finished}
         for seq in request.sequences:
             self.finish(seq, "error")
         open_ = [index for index in range(request.num_answers) if index not in ended]
-        return [SequenceUpdate(request, index, (), (), "error", None, message) for index in open_]
+        return [SequenceUpdate(request, index, (), (), "error", None, message, mistake=mistake) for index in open_]
 
-    def _end_answer(self, seq: Sequence, message: str) -> list[SequenceUpdate]:
+    def _end_answer(self, seq: Sequence, message: str, mistake: bool) -> list[SequenceUpdate]:
         """End one answer with an error; of beams, which are found together, all."""
         if seq.request.beams is not None:
-            return self._end(seq.request, message)
+            return self._end(seq.request, message, mistake)
         self.finish(seq, "error")
-        return [SequenceUpdate(seq.request, seq.index, (), (), "error", None, message)]
+        return [SequenceUpdate(seq.request, seq.index, (), (), "error", None, message, mistake=mistake)]
 
     def _forget(self, request: Request) -> None:
         """Drop a request whose answers have all ended."""

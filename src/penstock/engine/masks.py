@@ -16,18 +16,19 @@ import numpy as np
 
 from penstock.engine.sequence import Sequence as Seq
 from penstock.errors import ExecutionError
-from penstock.types import I32, U32
+from penstock.types import I32, U32, SamplingBatch
 
 logger = logging.getLogger(__name__)
 ALL = np.uint32(0xFFFFFFFF)
 
 
 class Place(Protocol):
-    """Where a mask goes: the entry of a step. ``error``: why its answer cannot go on."""
+    """Where a mask goes: the entry of a step. ``error``: why its answer cannot go on, ``mistake``: as asked for."""
 
     seq: Seq
     prompt_index: int
     error: str | None
+    mistake: bool
 
 
 class Masks:
@@ -66,6 +67,16 @@ class Masks:
             self._thread = None
 
 
+def nothing_left(sampling: SamplingBatch, i: int, vocab_size: int) -> bool:
+    """Whether the biases and the mask of entry ``i`` together allow no token at all."""
+    left = np.ones(vocab_size, np.bool_)
+    if sampling.mask_row[i] >= 0:
+        left = np.unpackbits(sampling.masks[sampling.mask_row[i]].view(np.uint8), bitorder="little")[:vocab_size] > 0
+    span = slice(sampling.bias_start[i], sampling.bias_start[i + 1])
+    left[sampling.bias_ids[span][np.isneginf(sampling.bias_values[span])]] = False
+    return not left.any()
+
+
 def _masked(seq: Seq) -> bool:
     return seq.constraint is not None or seq.request.mask is not None
 
@@ -76,7 +87,7 @@ def _fill(asked: Sequence[tuple[Place, U32]]) -> None:
         try:
             row &= entry.seq.constraint.mask()
         except ExecutionError as error:
-            entry.error = str(error)
+            entry.error, entry.mistake = str(error), True
         except BaseException as error:  # a library's panic is no Exception, and ends this answer only
             logger.exception("a constraint failed")
             entry.error = f"structured output failed: {error}"[:300]

@@ -191,7 +191,8 @@ class Sequence:
 class SequenceUpdate:
     """What one step did for one sequence. Tokens are new ones only; scores stand beside them when asked for.
 
-    ``pooled`` [H]: the vector of a whole prompt, for requests with ``pooling``.
+    ``pooled`` [H]: the vector of a whole prompt, for requests with ``pooling``. ``mistake``: ``error`` lies in what was
+    asked, and would come again.
     """
 
     request: Request
@@ -202,6 +203,7 @@ class SequenceUpdate:
     stop_reason: int | str | None = None
     error: str | None = None
     pooled: F32 | None = None
+    mistake: bool = False
 
 
 def bit_mask(ids: Iterable[int], vocab_size: int) -> U32:

@@ -73,7 +73,10 @@ class CompletionOutput:
 
 @dataclass(slots=True)
 class RequestOutput:
-    """A request's answers so far; attribute names as vLLM's. ``pooled`` [H]: the prompt's vector, if that was asked."""
+    """A request's answers so far; attribute names as vLLM's. ``pooled`` [H]: the prompt's vector, if that was asked.
+
+    ``mistake``: ``error`` lies in what was asked, and would come again.
+    """
 
     request_id: str
     prompt: str | None
@@ -85,6 +88,7 @@ class RequestOutput:
     num_cached_tokens: int = 0
     error: str | None = None
     pooled: F32 | None = None
+    mistake: bool = False
 
 
 @dataclass(slots=True)

@@ -178,16 +178,16 @@ def chat_logprobs(
 def completion_logprobs(
     tokens: Sequence[int],
     scores: Sequence[TokenLogprobs | None],
-    offset: int,
+    offsets: Sequence[int],
     tokenizer: Tokenizer | None,
     as_ids: bool,
 ) -> dict[str, Any]:
     """``{tokens, token_logprobs, top_logprobs, text_offset}``; a score of ``None`` is a prompt's first token.
 
-    ``offset``: characters of text before these tokens.
+    ``offsets``: characters of text before each token.
     """
     found: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
-    for token, score in zip(tokens, scores):
+    for token, score, offset in zip(tokens, scores, offsets):
         name = f"token_id:{token}" if as_ids or tokenizer is None else tokenizer.token_text(token)
         best: dict[str, float] = {}
         for other, entry in (score or {}).items():
@@ -196,8 +196,6 @@ def completion_logprobs(
         found["token_logprobs"].append(None if score is None else finite(score[token].logprob))
         found["top_logprobs"].append(None if score is None else best)
         found["text_offset"].append(offset)
-        if tokenizer is not None and token not in tokenizer.special_ids:
-            offset += len(tokenizer.token_text(token))
     return found
 
 

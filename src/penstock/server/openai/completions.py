@@ -18,6 +18,7 @@ from penstock.server.openai.schema import HARMLESS, REFUSED, CompletionRequest
 from penstock.server.prompts import MAX_PROMPTS, PromptItem, encode_prompts
 from penstock.server.sse import DONE, HOLE, Chunk, event
 from penstock.server.state import Served
+from penstock.text.detokenizer import Detokenizer
 from penstock.types import CompletionOutput, RequestOutput, SamplingParams
 
 MAX_LOGPROBS = 20
@@ -60,11 +61,20 @@ def prompt_items(prompt: Any) -> list[PromptItem]:
 
 @dataclass(slots=True)
 class _Place:
-    """Where one streamed answer stands."""
+    """Where one streamed answer stands. ``offset``: characters of the text before its next token, as ``spelt`` counts:
+    a character of several tokens begins with the first of them."""
 
     started: bool = False
     done: bool = False
     offset: int = 0
+    spelt: Detokenizer | None = None
+
+    def offsets(self, tokens: Sequence[int]) -> list[int]:
+        found = []
+        for token in tokens:
+            found.append(self.offset)
+            self.offset += len(self.spelt.push([token])) if self.spelt is not None else 0
+        return found
 
 
 @dataclass(slots=True)
@@ -121,20 +131,25 @@ class _Completion:
         self, index: int, prompt: Prompt, output: RequestOutput, answer: CompletionOutput, place: _Place
     ) -> dict[str, Any]:
         """The answer's news (all of it, where nothing was told before) as OpenAI's ``choice``."""
-        request, tokenizer = self.request, self.served.llm.model.tokenizer
+        request = self.request
         first, place.started = not place.started, True
         text = "" if self.nothing else answer.text
         tokens = [] if self.nothing else list(answer.token_ids)
         scores: list[Any] = [] if self.nothing else list(answer.logprobs or ())
+        offsets: list[int] = []
+        if first:
+            place.spelt = self._spelt(continued=True)
         if first and request.echo:
-            text = self.echo_text(prompt) + text
-            tokens = [*output.prompt_token_ids, *tokens]
+            offsets = _Place(spelt=self._spelt(continued=False)).offsets(output.prompt_token_ids)
+            echoed = self.echo_text(prompt)
+            text, place.offset = echoed + text, len(echoed)
             scores = [*(output.prompt_logprobs or ()), *scores]
         logprobs = None
         if request.logprobs is not None:
+            shown = [*output.prompt_token_ids, *tokens] if offsets else tokens
+            offsets += place.offsets(tokens)
             as_ids = bool(request.return_tokens_as_token_ids)
-            logprobs = adapt.completion_logprobs(tokens, scores, place.offset, tokenizer, as_ids)
-            place.offset += len(text)
+            logprobs = adapt.completion_logprobs(shown, scores, offsets, self.served.llm.model.tokenizer, as_ids)
         choice: dict[str, Any] = {
             "index": index,
             "text": text,
@@ -148,6 +163,12 @@ class _Completion:
         if request.prompt_logprobs is not None and first:
             choice["prompt_logprobs"] = adapt.prompt_logprobs(output.prompt_logprobs)
         return choice
+
+    def _spelt(self, *, continued: bool) -> Detokenizer | None:
+        tokenizer = self.served.llm.model.tokenizer
+        if tokenizer is None or self.request.logprobs is None:
+            return None
+        return Detokenizer(tokenizer, self.params.skip_special_tokens, continued=continued)
 
     def echo_text(self, prompt: Prompt) -> str:
         if prompt.text is not None and self.request.truncate_prompt_tokens is None:
