@@ -8,4 +8,5 @@ NB_MODULE(_native, m) {
     penstock::bind_plan(m);
     penstock::bind_sampler(m);
     penstock::bind_probe(m);
+    penstock::bind_formats(m);
 }

@@ -8,5 +8,6 @@ void bind_executor(nanobind::module_& m);
 void bind_plan(nanobind::module_& m);
 void bind_sampler(nanobind::module_& m);
 void bind_probe(nanobind::module_& m);
+void bind_formats(nanobind::module_& m);
 
 }  // namespace penstock

@@ -87,19 +87,56 @@ struct Reader {
 
     void operator()(int64_t row, int rows, int64_t first, int64_t groups, TileChunk& out) const {
         for (int lane = 0; lane < rows; lane++) scales(row + lane, first, groups, lane, out);
+        if (!order.empty()) turn(row, rows, out);
+        for (int64_t g = 0; g < groups; g++) {
+            const int64_t n = q.inputs_of(first + g), k = (first + g) * q.group, padded = q.padded_of(first + g);
+            uint32_t* to = out.words + g * (q.padded() / 4) * kTile;
+            if (order.empty()) {
+                as_they_come(row, rows, k, n, padded, to);
+            } else {
+                in_order(out.turned.data(), k, n, padded, to);
+            }
+            if (q.codes != CodeKind::e4m3) continue;
+            for (int lane = 0; lane < kTile; lane++)  // a NaN spoils its group's scale, as its product would be
+                if (has_nan(to + lane, n)) out.scales[g][lane] = bits(std::nanf(""));
+        }
+    }
+
+    // Inputs k .. k + n - 1 of a tile's rows, filled up with zeros.
+    void as_they_come(int64_t row, int rows, int64_t k, int64_t n, int64_t padded, uint32_t* words) const {
         for (int quad = 0; quad < kQuads; quad++) {
             const Rows4 from = rows4(r.codes + row * r.codes_ld, r.codes_ld, 4 * quad, rows);
-            for (int64_t g = 0; g < groups; g++) {
-                const int64_t n = q.inputs_of(first + g), k = (first + g) * q.group;
-                const Lanes4 to = Lanes4{out.words + 4 * quad} + g * (q.padded() / 4);
-                int64_t done = 0;
-                if (order.empty() && q.codes != CodeKind::u4) done = bytes(from + k, n, to);
-                if (order.empty() && q.codes == CodeKind::u4 && k % 2 == 0) done = nibbles(from + k / 2, n, to);
-                for (int i = 0; i < 4; i++) rest(from.row[i], k, done, n, q.padded_of(first + g), to.words + i);
-                if (q.codes != CodeKind::e4m3) continue;
-                for (int i = 0; i < 4; i++)  // a NaN spoils its group's scale, as its product would be
-                    if (has_nan(to.words + i, n)) out.scales[g][4 * quad + i] = bits(std::nanf(""));
+            const Lanes4 to{words + 4 * quad};
+            int64_t done = 0;
+            if (q.codes != CodeKind::u4) done = bytes(from + k, n, to);
+            if (q.codes == CodeKind::u4 && k % 2 == 0) done = nibbles(from + k / 2, n, to);
+            for (int i = 0; i < 4; i++) rest(from.row[i], k, done, n, padded, to.words + i);
+        }
+    }
+
+    // A tile's rows whole, once for all of its chunks: any of them may ask for any input.
+    void turn(int64_t row, int rows, TileChunk& out) const {
+        if (out.turned_row == row) return;
+        out.turned.resize(static_cast<size_t>((r.k + 3) / 4 * kTile));
+        as_they_come(row, rows, 0, r.k, (r.k + 3) / 4 * 4, out.turned.data());
+        out.turned_row = row;
+    }
+
+    // Inputs order[k] .. order[k + n - 1], filled up with zeros.
+    void in_order(const uint32_t* turned, int64_t k, int64_t n, int64_t padded, uint32_t* to) const {
+        for (int64_t i = 0; i < padded; i += 4, to += kTile) {
+            V4 found[kQuads] = {};
+            for (int64_t j = i; j < i + 4 && j < n; j++) {
+                const int64_t input = order[static_cast<size_t>(k + j)];
+                if (input < 0) continue;
+                for (int quad = 0; quad < kQuads; quad++) {
+                    V4 w;
+                    std::memcpy(&w, turned + input / 4 * kTile + 4 * quad, sizeof w);
+                    found[quad] |= (w >> 8 * static_cast<uint32_t>(input % 4) & 0xff)
+                                   << 8 * static_cast<uint32_t>(j - i);
+                }
             }
+            std::memcpy(to, found, sizeof found);
         }
     }
 
@@ -152,10 +189,7 @@ struct Reader {
     void rest(const uint8_t* row, int64_t k, int64_t begin, int64_t n, int64_t padded, uint32_t* to) const {
         for (int64_t i = begin; i < padded; i += 4) {
             uint32_t w = 0;
-            for (int64_t j = i; j < i + 4 && j < n; j++) {
-                const int64_t input = order.empty() ? k + j : order[static_cast<size_t>(k + j)];
-                if (input >= 0) w |= static_cast<uint32_t>(code(row, input)) << (8 * (j - i));
-            }
+            for (int64_t j = i; j < i + 4 && j < n; j++) w |= static_cast<uint32_t>(code(row, k + j)) << (8 * (j - i));
             to[i / 4 * kTile] = w;
         }
     }

@@ -17,6 +17,9 @@ struct TileChunk {
     uint16_t d[kTile], m[kTile];           // f16, with ScaleKind::super
     uint32_t scales[kChunkGroups][kTile];  // the bits of the number, as ScaleKind says
     uint32_t zeros[kChunkGroups][kTile];   // as ZeroKind says
+    // The source's own, kept from chunk to chunk: words of whole rows, and the row that they begin with.
+    std::vector<uint32_t> turned;
+    int64_t turned_row = -1;
 };
 // Rows row .. row + rows - 1, at most 16. Must be callable from several threads at once.
 using ReadTile = std::function<void(int64_t row, int rows, int64_t first_group, int64_t groups, TileChunk& out)>;

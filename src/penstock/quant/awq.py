@@ -18,9 +18,7 @@ from penstock.models.program import WeightSpec
 from penstock.quant.formats import groups_of
 from penstock.quant.parts import coded, group_size, matrix, part, scales_of, words_to_bytes
 from penstock.quant.scheme import Array, WeightData
-from penstock.quant.threads import in_pieces
-
-ORDER = np.array([0, 2, 4, 6, 1, 3, 5, 7])
+from penstock.quant.words import ORDER, awq_rows, by_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +37,9 @@ class AwqScheme:
         if n % 8 or k % group or k % 2:
             raise CheckpointError(f"a weight of {n} x {k} cannot be AWQ in groups of {group}")
         groups = groups_of(k, group)
-        scales = np.ascontiguousarray(scales_of(tensors, "scales", (groups, n)).T)
-        zeros = unpack_columns(part(tensors, "qzeros", ("int32",), (groups, n // 8))).T.astype(np.float32, order="C")
-        codes = repack(part(tensors, "qweight", ("int32",), (k, n // 8)))
+        scales = by_rows(scales_of(tensors, "scales", (groups, n)))
+        zeros = by_rows(unpack_columns(part(tensors, "qzeros", ("int32",), (groups, n // 8))).astype(np.float32))
+        codes = awq_rows(part(tensors, "qweight", ("int32",), (k, n // 8)))
         return coded(4, codes, scales, zeros, k, group)
 
 
@@ -52,18 +50,3 @@ def unpack_columns(words: Array) -> NDArray[np.uint8]:
     codes[:, :, ORDER[0::2]] = packed & 15
     codes[:, :, ORDER[1::2]] = packed >> 4
     return codes.reshape(words.shape[0], -1)
-
-
-def repack(words: Array) -> NDArray[np.uint8]:
-    """int32 [k, n/8] -> bytes [n, k/2] with two inputs of one output row in each, the first one low."""
-    k, columns = words.shape
-    out = np.empty((columns, 8, k // 2), np.uint8)
-
-    def run(piece: slice) -> None:
-        both = np.ascontiguousarray(words[:, piece].T, "<i4").view("<u8")  # an even input's word, an odd one's above it
-        for i, column in enumerate(ORDER):
-            moved = both >> np.uint64(4 * i)
-            out[piece, column] = moved & np.uint64(15) | moved >> np.uint64(28) & np.uint64(0xF0)
-
-    in_pieces(columns, 64, run)
-    return out.reshape(-1, k // 2)

@@ -20,7 +20,7 @@ from penstock.models.program import WeightSpec
 from penstock.quant.formats import groups_of
 from penstock.quant.parts import coded, group_size, matrix, part, scales_of, words_to_bytes
 from penstock.quant.scheme import Array, WeightData
-from penstock.quant.threads import transposed
+from penstock.quant.words import by_rows, transposed
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,10 @@ class GptqScheme:
         if k % per:
             raise CheckpointError(f"{k} inputs are no whole number of words of {per} codes")
         groups = groups_of(k, group)
-        scales = np.ascontiguousarray(scales_of(tensors, "scales", (groups, n)).T)
+        scales = by_rows(scales_of(tensors, "scales", (groups, n)))
         qweight = part(tensors, "qweight", ("int32",), (k // per, n))
-        data = coded(self.bits, words_to_bytes(transposed(qweight)), scales, self._zeros(tensors, groups, n), k, group)
+        codes = transposed(qweight) if self.bits == 4 else transposed(qweight, flip=0x80).view(np.int8)
+        data = coded(self.bits, codes, scales, self._zeros(tensors, groups, n), k, group)
         index = self._index(tensors, k, group)
         if index is None:
             return data
@@ -59,7 +60,7 @@ class GptqScheme:
             codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(groups, -1)
         if not self.v2:
             codes = (codes + np.uint8(1)) & np.uint8((1 << self.bits) - 1)
-        return np.ascontiguousarray(codes[:, :n].T.astype(np.float32))
+        return by_rows(codes[:, :n].astype(np.float32))
 
     def _index(self, tensors: Mapping[str, Array], k: int, group: int) -> NDArray[np.int32] | None:
         """The groups of the inputs, None where they are in a row."""

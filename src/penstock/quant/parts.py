@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 from penstock.errors import CheckpointError
 from penstock.quant.formats import groups_of
 from penstock.quant.scheme import Array, WeightData
+from penstock.quant.threads import in_pieces
 
 F32 = NDArray[np.float32]
+PIECE = 1 << 20
+"""Codes that a thread turns at a time."""
 FLOATS = ("float32", "float16", "bfloat16", "float64", "float8_e8m0fnu")
 
 
@@ -72,19 +75,26 @@ def words_to_bytes(words: Array) -> NDArray[np.uint8]:
     return np.ascontiguousarray(words, dtype="<i4").view(np.uint8)
 
 
-def int8_of(codes: NDArray[np.uint8], zeros: F32 | None) -> dict[str, Array]:
-    """Codes 0..255 as int8, which moves zero points by 128 as well; no zeros where all are in the middle."""
-    found: dict[str, Array] = {"weight": (codes ^ np.uint8(0x80)).view(np.int8)}
-    if zeros is not None and (zeros != 128).any():
-        found["zeros"] = zeros - np.float32(128)
-    return found
+def _signed(codes: Array) -> Array:
+    """Codes 0..255 as int8, less 128; int8 as it is."""
+    if codes.dtype == np.int8:
+        return codes
+    out = np.empty(codes.shape, np.uint8)
+    in_pieces(
+        codes.shape[0], max(1, PIECE // codes.shape[1]),
+        lambda piece: np.bitwise_xor(codes[piece], np.uint8(0x80), out=out[piece]),
+    )  # fmt: skip
+    return out.view(np.int8)
 
 
-def coded(
-    bits: int, codes: NDArray[np.uint8], scales: F32, zeros: F32, k: int, group: int, **params: str
-) -> WeightData:
-    """int4 from packed codes [n, k/2], int8 from codes 0..255 [n, k]."""
-    arrays: dict[str, Array] = {"weight": codes, "zeros": zeros} if bits == 4 else int8_of(codes, zeros)
+def coded(bits: int, codes: Array, scales: F32, zeros: F32, k: int, group: int, **params: str) -> WeightData:
+    """int4 from packed codes [n, k/2]; int8 from codes 0..255 [n, k], or from those less 128, which are int8.
+
+    ``zeros`` count from 0 in any case; an int8 weight without any has all in the middle.
+    """
+    arrays: dict[str, Array] = {"weight": codes, "zeros": zeros}
+    if bits == 8:
+        arrays = {"weight": _signed(codes)} | ({"zeros": zeros - np.float32(128)} if (zeros != 128).any() else {})
     return WeightData(
         f"int{bits}", (scales.shape[0], k), {**arrays, "scales": scales}, params={"group": group, **params}
     )
