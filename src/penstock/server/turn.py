@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from penstock.frontend import Prompt
 from penstock.server.answers import Answers, Usage
 from penstock.server.http import Call
 from penstock.server.prompts import render_chat
@@ -105,15 +106,7 @@ async def begin(
 
     ``reasoning``: told apart from the answer, else a part of it; ``hidden``: left out. ``budget``: its tokens at most.
     """
-    continued = is_continued(messages)
-    prompt = await render_chat(
-        served.llm,
-        messages,
-        tools=tools if offer.names else None,
-        add_generation_prompt=not continued,
-        continue_final_message=continued,
-        kwargs=kwargs,
-    )
+    prompt = await prompt_of(served, messages, offer=offer, tools=tools, kwargs=kwargs)
     how = reading(call.state, served, offer, prompt.text or "", parallel=parallel)
     if not reasoning:
         how = replace(how, reasons=False, thoughts=None)
@@ -128,7 +121,27 @@ async def begin(
     return Turn(served, answers, how)
 
 
-def is_continued(messages: Sequence[Message]) -> bool:
+async def prompt_of(
+    served: Served,
+    messages: Sequence[Message],
+    *,
+    offer: Offer,
+    tools: Sequence[Mapping[str, Any]] | None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> Prompt:
+    """What the model is given: an answer that the assistant has begun is gone on with."""
+    continued = _is_continued(messages)
+    return await render_chat(
+        served.llm,
+        messages,
+        tools=tools if offer.names else None,
+        add_generation_prompt=not continued,
+        continue_final_message=continued,
+        kwargs=kwargs,
+    )
+
+
+def _is_continued(messages: Sequence[Message]) -> bool:
     """Whether the answer goes on from what the assistant has begun to say."""
     last = messages[-1] if messages else {}
     return last.get("role") == "assistant" and bool(last.get("content"))

@@ -13,11 +13,10 @@ from penstock.server.errors import Problem
 from penstock.server.http import Call, Dialect, Endpoint, Reply, Stream, reply
 from penstock.server.openai import adapt as openai
 from penstock.server.openai.schema import Generation
-from penstock.server.prompts import render_chat
 from penstock.server.sse import named_event
 from penstock.server.tools.check import check_tools
 from penstock.server.tools.pieces import Reasoning, Text, ToolCall
-from penstock.server.turn import Turn, begin, is_continued
+from penstock.server.turn import Turn, begin, prompt_of
 
 KINDS = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
@@ -125,12 +124,8 @@ async def count_tokens(call: Call) -> Reply:
     request = read(parse(call.body), MessagesRequest, HARMLESS, REFUSED)
     served = call.state.find(request.model)
     tools = adapt.functions(request.tools)
-    check_tools(tools, adapt.choice(request.tool_choice)[0])
-    shown = adapt.messages(request.messages, request.system)
-    continued = is_continued(shown)
-    prompt = await render_chat(
-        served.llm, shown, tools=tools or None, add_generation_prompt=not continued, continue_final_message=continued
-    )
+    offer = check_tools(tools, adapt.choice(request.tool_choice)[0])
+    prompt = await prompt_of(served, adapt.messages(request.messages, request.system), offer=offer, tools=tools)
     return reply({"input_tokens": len(prompt.token_ids)})
 
 

@@ -16,7 +16,6 @@ from penstock.server.http import Call, Endpoint, Reply, Stream, encode, reply
 from penstock.server.openai import adapt as openai
 from penstock.server.openai.errors import error_body
 from penstock.server.openai.schema import Generation
-from penstock.server.prompts import render_chat
 from penstock.server.responses import adapt
 from penstock.server.responses.schema import HARMLESS, REFUSED, InputTokensRequest, ResponsesRequest
 from penstock.server.responses.store import Kept, Store
@@ -24,7 +23,7 @@ from penstock.server.sse import named_event
 from penstock.server.state import Served
 from penstock.server.structured import from_response_format
 from penstock.server.tools.check import check_tools
-from penstock.server.turn import Turn, begin, is_continued
+from penstock.server.turn import Turn, begin, prompt_of
 
 
 async def create(call: Call) -> Reply | Stream:
@@ -219,15 +218,7 @@ async def input_tokens(call: Call) -> Reply:
     tools = adapt.functions(request.tools)
     offer = check_tools(tools, request.tool_choice)
     shown = _shown(request.instructions, [*_before(call, request.previous_response_id), *adapt.messages(request.input)])
-    continued = is_continued(shown)
-    prompt = await render_chat(
-        served.llm,
-        shown,
-        tools=tools if offer.names else None,
-        add_generation_prompt=not continued,
-        continue_final_message=continued,
-        kwargs=_template_kwargs(request.reasoning),
-    )
+    prompt = await prompt_of(served, shown, offer=offer, tools=tools, kwargs=_template_kwargs(request.reasoning))
     return reply({"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)})
 
 
