@@ -75,6 +75,23 @@ def test_tokens_are_counted(talker, client):
     assert count == found.input_tokens + found.cache_read_input_tokens
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_clients_ask_for_more_than_the_context_holds(talker, stream):
+    """``max_tokens`` is a must there, so they send what their largest model takes."""
+    body = {"messages": HELLO, "max_tokens": 64000, "stream": stream}
+    talker.say("Hello.")
+    answer = talker.post("/v1/messages", body)
+    assert answer.status == 200
+    last = answer.events[-2]["delta"] if stream else answer.json
+    assert last["stop_reason"] == "end_turn"
+    talker.say("x" * 2000)
+    answer = talker.post("/v1/messages", body)
+    last = answer.events[-2]["delta"] if stream else answer.json
+    assert last["stop_reason"] == "model_context_window_exceeded"
+    long = [{"role": "user", "content": "x" * 2000}]
+    assert talker.post("/v1/messages", {**body, "messages": long}).status == 400
+
+
 def test_errors_are_the_clients_kinds(talker, client):
     with pytest.raises(anthropic.NotFoundError, match="no model"):
         client.messages.create(model="claude", max_tokens=5, messages=HELLO)

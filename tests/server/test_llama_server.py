@@ -54,6 +54,15 @@ def test_errors_are_in_its_form(talker, fields):
     assert refused.status == 400 and refused.error["type"] == "not_supported_error"
 
 
+def test_more_tokens_than_the_context_holds(talker):
+    """``n_predict`` ends where the context does, and ``truncated`` says so."""
+    talker.say("x" * 2000)
+    for count, truncated in ((50000, True), (-1, True), (20, False)):
+        found = talker.post("/completion", {"prompt": "a", "n_predict": count}).json
+        assert (found["truncated"], found["stop_type"]) == (truncated, "limit")
+        assert found["tokens_predicted"] == (1023 if truncated else 20)
+
+
 def test_its_fields_on_openais_routes(server):
     """What llama-server's own clients send along; what would change the answer is refused by name."""
     chat = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 40, "temperature": 0, "ignore_eos": True}

@@ -86,6 +86,20 @@ def test_what_is_served(talker, client):
     assert isinstance(talker.server.get("/api/version").json["version"], str)
 
 
+def test_more_tokens_than_the_context_holds(talker):
+    """``num_predict`` ends where the context does, as Ollama's own."""
+    talker.say("x" * 2000)
+    options = {"num_predict": 50000, "num_ctx": 100000}
+    for path, body in (
+        ("chat", {"messages": HELLO}),
+        ("generate", {"prompt": "a"}),
+        ("generate", {"prompt": "a", "raw": True}),
+    ):
+        found = talker.post(f"/api/{path}", {"model": NAME, "stream": False, "options": options, **body})
+        assert found.status == 200 and found.json["done_reason"] == "length"
+        assert found.json["prompt_eval_count"] + found.json["eval_count"] == 1024
+
+
 def test_errors(talker, client):
     with pytest.raises(ollama.ResponseError, match="no model 'other'") as missing:
         client.chat(model="other", messages=HELLO)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
 from penstock.async_llm import OutputStream
-from penstock.errors import PenstockError
+from penstock.errors import ContextLengthError, PenstockError
 from penstock.frontend import Prompt
 from penstock.server.current import CURRENT
 from penstock.server.state import Served
@@ -55,10 +55,12 @@ class Answers:
         params: SamplingParams,
         options: Mapping[str, Any] | None = None,
         thoughts: Thoughts | None = None,
+        within_context: bool = False,
     ) -> Answers:
         """Returns when all are accepted. Raises ``RequestError`` or ``OverloadedError``, with none left behind.
 
-        ``thoughts``: what ``params`` ask of the answer's form holds behind them.
+        ``thoughts``: what ``params`` ask of the answer's form holds behind them. ``within_context``: ``max_tokens``
+        that the context has no room for means as many as it has.
         """
         self = cls(served, len(prompts))
         self.usage.prompt = sum(len(p.token_ids) for p in prompts)
@@ -78,7 +80,14 @@ class Answers:
                 mine["adapter"] = served.adapter
             if constraint is not None:
                 mine["constraint"] = constraint if len(prompts) == 1 else constraint.copy()
-            self._streams[i] = await served.llm.submit(prompt, params, f"http-{uuid4().hex}", **mine)
+            name = f"http-{uuid4().hex}"
+            try:
+                self._streams[i] = await served.llm.submit(prompt, params, name, **mine)
+            except ContextLengthError as error:
+                if not within_context or error.param != "max_tokens" or params.max_tokens is None:
+                    raise
+                self._limits[i] = room - len(prompt.token_ids)
+                self._streams[i] = await served.llm.submit(prompt, replace(params, max_tokens=None), name, **mine)
 
         room = served.llm.model.max_model_len
         self._limits = [room - len(p.token_ids) if params.max_tokens is None else params.max_tokens for p in prompts]

@@ -101,10 +101,12 @@ async def begin(
     reasoning: bool = True,
     hidden: bool = False,
     budget: int | None = None,
+    within_context: bool = False,
 ) -> Turn:
     """Render, encode and submit. ``offer``: what may be called, of ``tools``.
 
     ``reasoning``: told apart from the answer, else a part of it; ``hidden``: left out. ``budget``: its tokens at most.
+    ``within_context``: as ``Answers.submit`` has it.
     """
     prompt = await prompt_of(served, messages, offer=offer, tools=tools, kwargs=kwargs)
     how = reading(call.state, served, offer, prompt.text or "", parallel=parallel)
@@ -117,7 +119,7 @@ async def begin(
     skip = params.skip_special_tokens and not how.shows_control
     must = wish(grammar, offer, tools, parallel=parallel)
     params = replace(params, output_kind=kind, skip_special_tokens=skip, structured_outputs=must)
-    answers = await Answers.submit(served, [prompt], params, thoughts=how.thoughts)
+    answers = await Answers.submit(served, [prompt], params, thoughts=how.thoughts, within_context=within_context)
     return Turn(served, answers, how)
 
 

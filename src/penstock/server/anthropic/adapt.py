@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penstock.errors import RequestError
+from penstock.server.anthropic.schema import MessagesRequest
 from penstock.server.http import encode
 from penstock.server.structured import from_response_format
 from penstock.server.tools.pieces import Piece, Reasoning, Text, ToolCall, read_json
+from penstock.server.turn import Turn
 from penstock.types import StructuredOutputs
 
 STOPS = {"length": "max_tokens", "tool_calls": "tool_use", "stop": "end_turn"}
@@ -134,8 +136,11 @@ def tool_id(call: ToolCall) -> str:
     return "toolu_" + call.id.removeprefix("call_")
 
 
-def stop(finish_reason: str, stop_reason: int | str | None, wished: Sequence[str]) -> tuple[str, str | None]:
-    """(stop_reason, stop_sequence)."""
-    if finish_reason == "stop" and isinstance(stop_reason, str) and stop_reason in wished:
-        return "stop_sequence", stop_reason
-    return STOPS.get(finish_reason, "end_turn"), None
+def stop(turn: Turn, request: MessagesRequest) -> tuple[str, str | None]:
+    """(stop_reason, stop_sequence). ``max_tokens`` may be more than the context has room for."""
+    said = turn.stop_reason
+    if turn.finish_reason == "stop" and isinstance(said, str) and said in (request.stop_sequences or ()):
+        return "stop_sequence", said
+    if turn.finish_reason == "length" and turn.answers.usage.completion < (request.max_tokens or 0):
+        return "model_context_window_exceeded", None
+    return STOPS.get(turn.finish_reason, "end_turn"), None

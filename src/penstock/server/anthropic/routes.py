@@ -44,16 +44,17 @@ async def messages(call: Call) -> Reply | Stream:
         grammar=adapt.grammar(request.output_config, request.output_format), tools=tools,
         parallel=parallel, stream=bool(request.stream),
         kwargs=None if thinks is None else {"enable_thinking": thinks}, hidden=thinks is False, budget=budget,
+        within_context=True,
     )  # fmt: skip
-    name, wished = f"msg_{call.request_id}", request.stop_sequences or []
+    name = f"msg_{call.request_id}"
     if request.stream:
         return Stream(
-            _events(turn, name, wished),
+            _events(turn, name, request),
             lambda p: named_event("error", {"request_id": call.request_id, **error(p)[1]}),
             turn.answers.close,
         )
     result = await turn.whole()
-    reason, sequence = adapt.stop(result.finish_reason, result.stop_reason, wished)
+    reason, sequence = adapt.stop(turn, request)
     return reply({
         **_head(turn, name),
         "content": [adapt.block(p) for p in result.pieces],
@@ -77,7 +78,7 @@ def _usage(turn: Turn) -> dict[str, Any]:
     }
 
 
-async def _events(turn: Turn, name: str, wished: list[str]) -> AsyncIterator[bytes]:
+async def _events(turn: Turn, name: str, request: MessagesRequest) -> AsyncIterator[bytes]:
     start = {**_head(turn, name), "content": [], "stop_reason": None, "stop_sequence": None, "usage": _usage(turn)}
     yield named_event("message_start", {"type": "message_start", "message": start})
     index, kind = -1, None
@@ -93,7 +94,7 @@ async def _events(turn: Turn, name: str, wished: list[str]) -> AsyncIterator[byt
         if out:
             yield b"".join(out)
     out = [_stop_block(index)] if kind is not None else []
-    reason, sequence = adapt.stop(turn.finish_reason, turn.stop_reason, wished)
+    reason, sequence = adapt.stop(turn, request)
     delta = {"stop_reason": reason, "stop_sequence": sequence}
     out.append(named_event("message_delta", {"type": "message_delta", "delta": delta, "usage": _usage(turn)}))
     out.append(named_event("message_stop", {"type": "message_stop"}))

@@ -44,7 +44,7 @@ async def completion(call: Call) -> Reply | Stream:
     prompts = await encode_prompts(served.llm, items)
     if len(prompts) > 1 and request.stream:
         raise RequestError("several prompts cannot be streamed: leave out stream", "prompt")
-    answers = await Answers.submit(served, prompts, params)
+    answers = await Answers.submit(served, prompts, params, within_context=True)
     if request.stream:
         return Stream(_events(request, served, answers, params), lambda p: event(error(p)[1]), answers.close)
     outputs = await answers.finals()
@@ -132,7 +132,7 @@ def _final(
         },
         "prompt": output.prompt or "",
         "has_new_line": "\n" in text,
-        "truncated": False,
+        "truncated": kind == "limit" and len(tokens) < (params.max_tokens or len(tokens) + 1),
         "stop_type": kind,
         "stopping_word": answer.stop_reason if kind == "word" else "",
         "timings": _timings(output.metrics, len(output.prompt_token_ids), output.num_cached_tokens, len(tokens)),

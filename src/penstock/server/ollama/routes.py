@@ -60,6 +60,7 @@ async def chat(call: Call) -> Reply | Stream:
         tools=request.tools,
         stream=request.stream is not False,
         kwargs=_thinking(request),
+        within_context=True,
         reasoning=request.think is not False,
     )
 
@@ -87,7 +88,7 @@ async def generate(call: Call) -> Reply | Stream:
         prompts = await encode_prompts(served.llm, [request.prompt])
         kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
         params = replace(params, output_kind=kind, structured_outputs=from_ollama(request.format))
-        turn = Turn(served, await Answers.submit(served, prompts, params), Reading())
+        turn = Turn(served, await Answers.submit(served, prompts, params, within_context=True), Reading())
     else:
         messages: list[Message] = [{"role": "system", "content": request.system}] if request.system else []
         messages.append({"role": "user", "content": request.prompt})
@@ -99,6 +100,7 @@ async def generate(call: Call) -> Reply | Stream:
             grammar=from_ollama(request.format),
             stream=stream,
             kwargs=_thinking(request),
+            within_context=True,
             reasoning=request.think is not False,
         )
 
