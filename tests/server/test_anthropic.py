@@ -68,6 +68,42 @@ def test_an_answer_that_is_begun_is_continued(talker, client):
     assert client.messages.create(model=NAME, max_tokens=20, messages=turns).content[0].text == " blue."
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_thread_is_held_between_requests(talker, stream):
+    """As the client's tool runner sends it: ``create``, then only what is new."""
+    talker.say(f"Well. {CALL}")
+    begun = {"messages": HELLO, "max_tokens": 200, "tools": TOOLS, "system": "be kind", "stream": stream}
+    answer = talker.post("/v1/messages", {**begun, "thread": {"type": "create"}})
+    message = answer.events[0]["message"] if stream else answer.json
+    whole = talker.post("/v1/messages", {**begun, "stream": False}).json["content"]
+    outcome = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": whole[-1]["id"], "content": "1"}]}
+    wish = {
+        "max_tokens": 20,
+        "thread": {"type": "continue", "previous_message_id": message["id"]},
+        "messages": [outcome],
+    }
+    talker.say("One.")
+    found = talker.post("/v1/messages", wish).json
+    assert found["content"] == [{"type": "text", "text": "One."}]
+    turns = [*HELLO, {"role": "assistant", "content": whole}, outcome]
+    usage = talker.post("/v1/messages", {**begun, "messages": turns, "stream": False, "max_tokens": 20}).json["usage"]
+    used = found["usage"]
+    assert used["input_tokens"] + used["cache_read_input_tokens"] == sum(
+        usage[k] for k in ("input_tokens", "cache_read_input_tokens")
+    )
+    wish |= {"thread": {"type": "continue", "previous_message_id": found["id"]}, "messages": HELLO}
+    again = talker.post("/v1/messages", wish).json
+    assert again["usage"]["input_tokens"] + again["usage"]["cache_read_input_tokens"] > sum(used.values()) - 10
+
+
+def test_threads_that_are_not_there(talker):
+    wish = {"messages": HELLO, "max_tokens": 20, "thread": {"type": "continue", "previous_message_id": "msg_x"}}
+    answer = talker.post("/v1/messages", wish)
+    assert answer.status == 404 and answer.json["error"]["details"] == {"error_code": "thread_not_found"}
+    for more in ({"system": "x"}, {"tools": TOOLS}, {"thread": {"type": "what"}}, {"thread": "x"}):
+        assert talker.post("/v1/messages", {**wish, **more}).status == 400
+
+
 def test_tokens_are_counted(talker, client):
     talker.say("x")
     count = client.messages.count_tokens(model=NAME, messages=HELLO).input_tokens

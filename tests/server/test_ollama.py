@@ -83,6 +83,7 @@ def test_what_is_served(talker, client):
     assert [m.model for m in client.ps().models] == [NAME]
     shown = client.show(NAME)
     assert shown.modelinfo["llama.context_length"] == 1024
+    assert shown.capabilities == ["completion", "tools", "thinking", "embedding"]
     assert isinstance(talker.server.get("/api/version").json["version"], str)
 
 

@@ -60,13 +60,10 @@ def reading(state: State, served: Served, offer: Offer, prompt: str, *, parallel
 
     Raises ``RequestError`` for tools where the model's template knows none.
     """
-    try:
-        source = template(served.llm.model).source
-    except PenstockError:
-        source = ""
+    source = _source(served)
     kind = None
     if offer.names:
-        kind = tool_format(state, source, served.llm.model.family.name)
+        kind = _tool_format(state, source, served.llm.model.family.name)
         if kind is None:
             raise RequestError(
                 "this model's chat template knows no tools: leave out tools, or start the server with "
@@ -80,7 +77,21 @@ def reading(state: State, served: Served, offer: Offer, prompt: str, *, parallel
     return Reading("forced" if offer.must else kind, offer.names, reasons, inside, parallel, thoughts)
 
 
-def tool_format(state: State, source: str, family: str) -> str | None:
+def abilities(state: State, served: Served) -> list[str]:
+    """What the model's template has a form for: ``tools``, ``thinking``."""
+    source = _source(served)
+    found = ["tools"] if _tool_format(state, source, served.llm.model.family.name) is not None else []
+    return found + (["thinking"] if state.options.reasoning and THOUGHT in source else [])
+
+
+def _source(served: Served) -> str:
+    try:
+        return template(served.llm.model).source
+    except PenstockError:
+        return ""
+
+
+def _tool_format(state: State, source: str, family: str) -> str | None:
     wish = state.options.tool_call_parser
     return detect(source, family) if wish == "auto" else wish
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from penstock.errors import RequestError
-from penstock.server.anthropic import adapt
+from penstock.server.anthropic import adapt, threads
 from penstock.server.anthropic.schema import HARMLESS, REFUSED, MessagesRequest
 from penstock.server.body import parse, read
 from penstock.server.errors import Problem
@@ -15,8 +15,8 @@ from penstock.server.openai import adapt as openai
 from penstock.server.openai.schema import Generation
 from penstock.server.sse import named_event
 from penstock.server.tools.check import check_tools
-from penstock.server.tools.pieces import Reasoning, Text, ToolCall
-from penstock.server.turn import Turn, begin, prompt_of
+from penstock.server.tools.pieces import Piece, Reasoning, Text, ToolCall
+from penstock.server.turn import Turn, begin, merged, prompt_of
 
 KINDS = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
@@ -25,7 +25,7 @@ KINDS = {
 
 
 async def messages(call: Call) -> Reply | Stream:
-    request = read(parse(call.body), MessagesRequest, HARMLESS, REFUSED)
+    request = threads.resumed(call, read(parse(call.body), MessagesRequest, HARMLESS, REFUSED))
     if request.max_tokens is None:
         raise RequestError("max_tokens is missing", "max_tokens")
     served = call.state.find(request.model)
@@ -49,15 +49,17 @@ async def messages(call: Call) -> Reply | Stream:
     name = f"msg_{call.request_id}"
     if request.stream:
         return Stream(
-            _events(turn, name, request),
+            _events(call, turn, name, request),
             lambda p: named_event("error", {"request_id": call.request_id, **error(p)[1]}),
             turn.answers.close,
         )
     result = await turn.whole()
     reason, sequence = adapt.stop(turn, request)
+    content = [adapt.block(p) for p in result.pieces]
+    threads.keep(call, request, name, content)
     return reply({
         **_head(turn, name),
-        "content": [adapt.block(p) for p in result.pieces],
+        "content": content,
         "stop_reason": reason,
         "stop_sequence": sequence,
         "usage": _usage(turn),
@@ -78,11 +80,13 @@ def _usage(turn: Turn) -> dict[str, Any]:
     }
 
 
-async def _events(turn: Turn, name: str, request: MessagesRequest) -> AsyncIterator[bytes]:
+async def _events(call: Call, turn: Turn, name: str, request: MessagesRequest) -> AsyncIterator[bytes]:
     start = {**_head(turn, name), "content": [], "stop_reason": None, "stop_sequence": None, "usage": _usage(turn)}
     yield named_event("message_start", {"type": "message_start", "message": start})
     index, kind = -1, None
+    told: list[Piece] = []
     async for pieces in turn.pieces():
+        told += pieces
         out = []
         for piece in pieces:
             if kind is not type(piece) or isinstance(piece, ToolCall):
@@ -95,6 +99,7 @@ async def _events(turn: Turn, name: str, request: MessagesRequest) -> AsyncItera
             yield b"".join(out)
     out = [_stop_block(index)] if kind is not None else []
     reason, sequence = adapt.stop(turn, request)
+    threads.keep(call, request, name, [adapt.block(p) for p in merged(told)])
     delta = {"stop_reason": reason, "stop_sequence": sequence}
     out.append(named_event("message_delta", {"type": "message_delta", "delta": delta, "usage": _usage(turn)}))
     out.append(named_event("message_stop", {"type": "message_stop"}))
@@ -122,7 +127,7 @@ def _stop_block(index: int) -> bytes:
 
 
 async def count_tokens(call: Call) -> Reply:
-    request = read(parse(call.body), MessagesRequest, HARMLESS, REFUSED)
+    request = threads.resumed(call, read(parse(call.body), MessagesRequest, HARMLESS, REFUSED))
     served = call.state.find(request.model)
     tools = adapt.functions(request.tools)
     offer = check_tools(tools, adapt.choice(request.tool_choice)[0])
@@ -133,7 +138,10 @@ async def count_tokens(call: Call) -> Reply:
 def error(problem: Problem) -> tuple[int, dict[str, Any]]:
     kind = KINDS.get(problem.status, "invalid_request_error")
     status = 529 if problem.kind == "overloaded" else problem.status
-    return status, {"type": "error", "error": {"type": kind, "message": problem.message}}
+    said: dict[str, Any] = {"type": kind, "message": problem.message}
+    if problem.kind == threads.NOT_FOUND:
+        said["details"] = {"error_code": problem.kind}
+    return status, {"type": "error", "error": said}
 
 
 def dialect() -> Dialect:

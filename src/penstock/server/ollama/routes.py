@@ -29,7 +29,7 @@ from penstock.server.ollama.schema import (
     ShowRequest,
 )
 from penstock.server.prompts import Truncation, encode_prompts
-from penstock.server.reading import Reading
+from penstock.server.reading import Reading, abilities
 from penstock.server.state import Served
 from penstock.server.structured import from_ollama
 from penstock.server.tools.check import check_tools
@@ -261,7 +261,7 @@ async def show(call: Call) -> Reply:
     }
     return reply({
         "modelfile": "", "parameters": "", "template": template or "", "details": card["details"], "model_info": info,
-        "capabilities": ["completion", "embedding"], "modified_at": card["modified_at"],
+        "capabilities": ["completion", *abilities(call.state, served), "embedding"], "modified_at": card["modified_at"],
     })  # fmt: skip
 
 

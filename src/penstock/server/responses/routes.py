@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from penstock.errors import ContextLengthError, RequestError
-from penstock.server.auth import given_key
 from penstock.server.body import parse, read
 from penstock.server.errors import not_found
 from penstock.server.errors import problem as problem_of
@@ -18,9 +17,9 @@ from penstock.server.openai.errors import error_body
 from penstock.server.openai.schema import Generation
 from penstock.server.responses import adapt
 from penstock.server.responses.schema import HARMLESS, REFUSED, InputTokensRequest, ResponsesRequest
-from penstock.server.responses.store import Kept, Store
 from penstock.server.sse import named_event
 from penstock.server.state import Served
+from penstock.server.store import Store, owner_of
 from penstock.server.structured import from_response_format
 from penstock.server.tools.check import check_tools
 from penstock.server.turn import Turn, begin, prompt_of
@@ -85,6 +84,15 @@ def _without_oldest(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     while rest and rest[0]["role"] == "tool":
         rest = rest[1:]
     return rest
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """For ``previous_response_id``. ``messages``: the conversation with this turn. ``items``: its input as sent."""
+
+    response: dict[str, Any]
+    messages: list[dict[str, Any]]
+    items: list[dict[str, Any]]
 
 
 @dataclass(slots=True)
@@ -157,7 +165,7 @@ class _Response:
             given = [{"id": f"item_{i}", **item} for i, item in enumerate(items)]
             messages = [*self.messages, adapt.answer_message(self.builder.items)]
             size = len(encode(found)) + len(encode(messages)) + len(encode(given))
-            _store(self.call).put(_owner(self.call), Kept(found, messages, given, size))
+            _store(self.call).put(owner_of(self.call), self.id, Kept(found, messages, given), size)
         return found
 
     async def events(self) -> AsyncIterator[bytes]:
@@ -181,13 +189,9 @@ class _Response:
         yield told(builder.event(f"response.{self.status}", response=self.keep()))
 
 
-def _store(call: Call) -> Store:
-    store: Store = call.state.shared.setdefault("responses", Store())
+def _store(call: Call) -> Store[Kept]:
+    store: Store[Kept] = call.state.shared.setdefault("responses", Store())
     return store
-
-
-def _owner(call: Call) -> str:
-    return given_key(call.headers) or "" if call.state.keys else ""
 
 
 def _before(call: Call, name: str | None) -> list[dict[str, Any]]:
@@ -195,7 +199,7 @@ def _before(call: Call, name: str | None) -> list[dict[str, Any]]:
 
 
 def _kept(call: Call, name: str, param: str | None = None) -> Kept:
-    found = _store(call).get(_owner(call), name)
+    found = _store(call).get(owner_of(call), name)
     if found is None:
         raise not_found(f"no response '{name[:128]}' is kept here (they live in memory only)", "not_found", param)
     return found
@@ -231,7 +235,7 @@ async def cancel(call: Call) -> Reply:
 async def delete(call: Call) -> Reply:
     name = call.path_params["name"]
     _kept(call, name)
-    _store(call).drop(_owner(call), name)
+    _store(call).drop(owner_of(call), name)
     return reply({"id": name, "object": "response", "deleted": True})
 
 
