@@ -29,6 +29,33 @@ def test_text(talker, client):
     assert cut.incomplete_details.reason == "max_output_tokens"
 
 
+@pytest.mark.parametrize(
+    "said", ["Sm\N{LATIN SMALL LETTER O WITH DIAERESIS}r.", "<think>\nhm\n</think>\n\nWell.", f"Well. {CALL}"]
+)
+def test_log_probabilities_are_those_of_the_text(talker, client, said):
+    """Whole and streamed; tokens are bytes here. Thoughts and calls have none."""
+    talker.say(said)
+    wish = {"model": NAME, "input": "x", "max_output_tokens": 90, "tools": TOOLS, "top_logprobs": 2}
+    found = client.responses.create(**wish)
+    part = next(item for item in found.output if item.type == "message").content[0]
+    assert bytes(b for each in part.logprobs for b in each.bytes).decode() == part.text != ""
+    assert all(len(each.top_logprobs) == 2 and each.logprob <= 0 for each in part.logprobs)
+    with client.responses.stream(**wish) as stream:
+        events = list(stream)
+    told = [p for e in events if e.type == "response.output_text.delta" for p in e.logprobs]
+    assert [p.token for p in told] == [p.token for p in part.logprobs]
+    done = next(e for e in events if e.type == "response.output_text.done")
+    assert len(done.logprobs) == len(told)
+    asked = client.responses.create(
+        model=NAME, input="x", max_output_tokens=90, include=["message.output_text.logprobs"]
+    )
+    assert all(p.top_logprobs == [] for i in asked.output if i.type == "message" for p in i.content[0].logprobs)
+    assert client.responses.create(model=NAME, input="x", max_output_tokens=5).output[-1].content[0].logprobs in (
+        [],
+        None,
+    )
+
+
 def test_a_turn_goes_on_from_the_one_before(talker, client):
     talker.say("I am Bob.")
     first = client.responses.create(model=NAME, input="who?", max_output_tokens=50)
@@ -132,6 +159,7 @@ def test_the_outcome_of_a_call_is_given_back(talker, client):
         {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, {"input": "x", "conversation": "c"},
         {"input": "x", "tools": [{"type": "web_search"}]}, {"input": "x", "text": {"format": {"type": "xml"}}},
         {"input": "x", "max_output_tokens": 10**9}, {"input": "x", "truncation": "some"}, {"input": "x", "inptu": 1},
+        {"input": "x", "include": ["everything"]}, {"input": "x", "top_logprobs": 21},
         {"input": [{"role": "boss", "content": "x"}]}, {"input": [{"type": "function_call", "name": 5}]},
     ],
 )  # fmt: skip

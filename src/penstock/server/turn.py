@@ -14,7 +14,7 @@ from penstock.server.reading import Reading, reading
 from penstock.server.state import Served
 from penstock.server.structured import wish
 from penstock.server.tools.check import Offer
-from penstock.server.tools.pieces import Piece, Reasoning, Text, ToolCall
+from penstock.server.tools.pieces import Piece, Reasoning, Scored, Text, ToolCall
 from penstock.types import (
     CompletionOutput,
     Message,
@@ -63,6 +63,7 @@ class Turn:
         """As they come; ``finish_reason``, ``stop_reason`` and ``answers.usage`` are final after the last."""
         parser, called = self.reading.parser(), False
         kept: list[Piece] = []
+        scores: list[Scored] = []
         async for _, output in self.answers.outputs():
             answer: CompletionOutput = output.outputs[0]
             found = parser.feed(answer.text)
@@ -70,6 +71,9 @@ class Turn:
                 found += parser.finish()
                 self.metrics, self.stop_reason = output.metrics, answer.stop_reason
                 self.finish_reason = answer.finish_reason
+            scores += zip(answer.token_ids, answer.logprobs or (), strict=False)
+            if scores and found:
+                found, scores = self._scored(found, scores), []
             called = called or any(isinstance(p, ToolCall) for p in found)
             if called and self.finish_reason == "stop":
                 self.finish_reason = "tool_calls"
@@ -77,6 +81,22 @@ class Turn:
             if not self.answers.more:
                 yield kept
                 kept = []
+
+    def _scored(self, found: list[Piece], scores: Sequence[Scored]) -> list[Piece]:
+        """With the tokens since the last pieces that came: the text's are those at their end that make it up."""
+        tokenizer = self.served.llm.model.tokenizer
+        last = next((i for i in reversed(range(len(found))) if isinstance(found[i], Text)), None)
+        if tokenizer is None or last is None:
+            return found
+        text = found[last]
+        assert isinstance(text, Text)
+        mine: list[Scored] = []
+        left = len(text.text.encode())
+        for token, entry in reversed(scores):
+            if left > 0 and token not in tokenizer.special_ids:
+                mine.insert(0, (token, entry))
+                left -= len(tokenizer.token_bytes(token))
+        return [*found[:last], replace(text, scores=tuple(mine)), *found[last + 1 :]]
 
     async def whole(self) -> Result:
         try:
@@ -115,7 +135,8 @@ async def begin(
     how = how.within(budget)
     if hidden:
         how = replace(how, hidden=True)
-    kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
+    # Scores are told apart by the steps that gave them.
+    kind = RequestOutputKind.DELTA if stream or params.logprobs is not None else RequestOutputKind.FINAL_ONLY
     skip = params.skip_special_tokens and not how.shows_control
     must = wish(grammar, offer, tools, parallel=parallel)
     params = replace(params, output_kind=kind, skip_special_tokens=skip, structured_outputs=must)
@@ -155,7 +176,7 @@ def merged(pieces: Sequence[Piece]) -> list[Piece]:
     for piece in pieces:
         last = found[-1] if found else None
         if isinstance(piece, Text) and isinstance(last, Text):
-            found[-1] = Text(last.text + piece.text)
+            found[-1] = Text(last.text + piece.text, last.scores + piece.scores)
         elif isinstance(piece, Reasoning) and isinstance(last, Reasoning):
             found[-1] = Reasoning(last.text + piece.text)
         else:

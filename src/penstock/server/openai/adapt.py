@@ -30,6 +30,7 @@ GUIDED = (
 )  # fmt: skip
 """What ``structured_outputs`` was once called."""
 MAX_SALT = 1024
+MAX_TOP_LOGPROBS = 20
 LOWEST = -9999.0
 """What stands for a probability of zero: JSON has no infinity."""
 

@@ -24,8 +24,6 @@ from penstock.server.tools.check import check_tools
 from penstock.server.tools.pieces import Parser, ToolCall
 from penstock.types import CompletionOutput, RequestOutput, SamplingParams
 
-MAX_TOP_LOGPROBS = 20
-
 
 async def chat(call: Call) -> Reply | Stream:
     request = read(parse(call.body), ChatRequest, HARMLESS, REFUSED)
@@ -222,8 +220,8 @@ def _check_fields(request: ChatRequest) -> None:
     if request.best_of is not None and request.best_of != 1 and not request.use_beam_search:
         raise RequestError("best_of belongs to /v1/completions: use n", "best_of")
     top = request.top_logprobs
-    if top is not None and not 0 <= top <= MAX_TOP_LOGPROBS:
-        raise RequestError(f"top_logprobs must be from 0 to {MAX_TOP_LOGPROBS}, got {top}", "top_logprobs")
+    if top is not None and not 0 <= top <= adapt.MAX_TOP_LOGPROBS:
+        raise RequestError(f"top_logprobs must be from 0 to {adapt.MAX_TOP_LOGPROBS}, got {top}", "top_logprobs")
     if request.continue_final_message and request.add_generation_prompt:
         raise RequestError(
             "continue_final_message and add_generation_prompt exclude each other", "continue_final_message"

@@ -6,8 +6,11 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from penstock.errors import RequestError
+from penstock.errors import RequestError, nearest
+from penstock.server.openai.adapt import MAX_TOP_LOGPROBS, chat_logprobs
+from penstock.server.responses.schema import INCLUDES, LOGPROBS, ResponsesRequest
 from penstock.server.tools.pieces import Piece, Reasoning, Text, ToolCall
+from penstock.text.tokenizer import Tokenizer
 
 Item = dict[str, Any]
 TEXTS = ("input_text", "output_text", "text")
@@ -64,10 +67,22 @@ def functions(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]
     return found
 
 
-class Builder:
-    """Grows the output items from pieces, and gives the events that tell of it."""
+def wanted_logprobs(request: ResponsesRequest) -> int | None:
+    """How many of the likeliest tokens are wanted at each place; None without log probabilities."""
+    for name in request.include or ():
+        if name not in INCLUDES:
+            raise RequestError(f"include: {name[:64]!r} is not known{nearest(name[:64], INCLUDES)}", "include")
+    top = request.top_logprobs
+    if top is not None and not 0 <= top <= MAX_TOP_LOGPROBS:
+        raise RequestError(f"top_logprobs must be from 0 to {MAX_TOP_LOGPROBS}, got {top}", "top_logprobs")
+    return top or 0 if top or LOGPROBS in (request.include or ()) else None
 
-    def __init__(self) -> None:
+
+class Builder:
+    """Grows the output items from pieces, and gives the events that tell of it. ``top``: of scored tokens' others."""
+
+    def __init__(self, tokenizer: Tokenizer | None, top: int) -> None:
+        self._tokenizer, self._top = tokenizer, top
         self.items: list[Item] = []
         self._open: type[Piece] | None = None
         self._sequence = 0
@@ -86,10 +101,15 @@ class Builder:
             yield from self.close()
             yield from self._begin(type(piece))
         item = self.items[-1]
-        item["content"][0]["text"] += piece.text
-        kind = "response.output_text.delta" if isinstance(piece, Text) else "response.reasoning_text.delta"
-        more: dict[str, Any] = {"logprobs": []} if isinstance(piece, Text) else {}
-        yield self.event(kind, **self._place(), delta=piece.text, **more)
+        part = item["content"][0]
+        part["text"] += piece.text
+        if isinstance(piece, Text):
+            tokens, found = [t for t, _ in piece.scores], [s for _, s in piece.scores]
+            scores = chat_logprobs(tokens, found, self._top, self._tokenizer, as_ids=False)["content"]
+            part["logprobs"] = part["logprobs"] + scores
+            yield self.event("response.output_text.delta", **self._place(), delta=piece.text, logprobs=scores)
+        else:
+            yield self.event("response.reasoning_text.delta", **self._place(), delta=piece.text)
 
     def _begin(self, kind: type[Piece]) -> Iterator[dict[str, Any]]:
         self._open = kind
@@ -111,7 +131,7 @@ class Builder:
         item = self.items[-1]
         part, item["status"] = item["content"][0], status
         if self._open is Text:
-            yield self.event("response.output_text.done", **self._place(), text=part["text"], logprobs=[])
+            yield self.event("response.output_text.done", **self._place(), text=part["text"], logprobs=part["logprobs"])
         else:
             yield self.event("response.reasoning_text.done", **self._place(), text=part["text"])
         self._open = None

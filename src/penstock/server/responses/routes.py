@@ -37,7 +37,8 @@ async def create(call: Call) -> Reply | Stream:
         max_tokens=request.max_output_tokens, temperature=request.temperature, top_p=request.top_p,
         top_k=request.top_k, seed=request.seed, stop=request.stop,
     )  # fmt: skip
-    params = openai.sampling_params(generation, call.state.default_params(served))
+    top = adapt.wanted_logprobs(request)
+    params = openai.sampling_params(generation, call.state.default_params(served), logprobs=top)
     kept = messages
     while True:
         try:
@@ -54,7 +55,8 @@ async def create(call: Call) -> Reply | Stream:
             if request.truncation != "auto" or not shorter:
                 raise
             kept = shorter
-    work = _Response(call, request, served, turn, messages, f"resp_{call.request_id}")
+    builder = adapt.Builder(served.llm.model.tokenizer, top or 0)
+    work = _Response(call, request, served, turn, messages, f"resp_{call.request_id}", builder)
     if request.stream:
         return Stream(
             work.events(),
@@ -105,7 +107,7 @@ class _Response:
     turn: Turn
     messages: list[dict[str, Any]]
     id: str
-    builder: adapt.Builder = field(default_factory=adapt.Builder)
+    builder: adapt.Builder
     created: int = field(default_factory=lambda: int(time.time()))
 
     def body(self, status: str) -> dict[str, Any]:
@@ -133,6 +135,7 @@ class _Response:
             "text": request.text or {"format": {"type": "text"}},
             "tool_choice": request.tool_choice or "auto",
             "tools": request.tools or [],
+            "top_logprobs": request.top_logprobs or 0,
             "top_p": request.top_p,
             "truncation": request.truncation or "disabled",
             "usage": None if status == "in_progress" else {

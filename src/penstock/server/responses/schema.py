@@ -27,6 +27,8 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
     reasoning: dict[str, Any] | None = None
     metadata: dict[str, str] | None = None
     truncation: str | None = None
+    include: list[str] | None = None
+    top_logprobs: int | None = None
 
 
 class InputTokensRequest(msgspec.Struct, kw_only=True):
@@ -44,15 +46,21 @@ class InputTokensRequest(msgspec.Struct, kw_only=True):
     truncation: str | None = None
 
 
+LOGPROBS = "message.output_text.logprobs"
+INCLUDES = (
+    LOGPROBS, "reasoning.encrypted_content", "file_search_call.results", "web_search_call.results",
+    "web_search_call.action.sources", "message.input_image.image_url", "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+)  # fmt: skip
+"""What ``include`` may ask for; of what there never is here, there is nothing to include."""
 HARMLESS = frozenset({
     "user", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options",
-    "stream_options", "moderation", "max_tool_calls", "include",
+    "stream_options", "moderation", "max_tool_calls",
 })  # fmt: skip
 _NOT_HERE = "is not available in this version: leave it out"
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "background": ((False,), _NOT_HERE),
     "conversation": ((), "is not available: use previous_response_id"),
     "prompt": ((), _NOT_HERE),
-    "top_logprobs": ((0,), _NOT_HERE),
     "context_management": ((), _NOT_HERE),
 }

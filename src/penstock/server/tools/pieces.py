@@ -9,10 +9,18 @@ from typing import Any, Protocol
 
 import msgspec
 
+from penstock.types import TokenLogprobs
+
+Scored = tuple[int, TokenLogprobs]
+"""A token and its log probabilities."""
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
+    """``scores``: its tokens, where they were asked for."""
+
     text: str
+    scores: tuple[Scored, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
