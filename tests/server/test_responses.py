@@ -56,6 +56,20 @@ def test_log_probabilities_are_those_of_the_text(talker, client, said):
     )
 
 
+def test_vllms_names_for_sampling_are_understood(server):
+    """As its benchmarks send them."""
+    wish = {"input": "x", "max_output_tokens": 16, "ignore_eos": True, "temperature": 0, "stream": False}
+    found = server.post("/v1/responses", {**wish, "min_p": 0.1, "repetition_penalty": 1.1}).json
+    assert found["usage"]["output_tokens"] == 16 and found["status"] == "incomplete"
+    forced = server.post("/v1/responses", {**wish, "logit_bias": {"120": 100}}).json
+    assert forced["output"][0]["content"][0]["text"] == "x" * 16
+    chat = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 16, "bad_words": ["a"], "seed": 5, "top_k": 9}
+    chatted = server.post("/v1/chat/completions", chat).json["choices"][0]["message"]["content"]
+    same = {"input": "x", "max_output_tokens": 16, "bad_words": ["a"], "seed": 5, "top_k": 9}
+    assert server.post("/v1/responses", same).json["output"][0]["content"][0]["text"] == chatted
+    assert server.post("/v1/responses", {**wish, "min_p": 7}).status == 400
+
+
 def test_a_turn_goes_on_from_the_one_before(talker, client):
     talker.say("I am Bob.")
     first = client.responses.create(model=NAME, input="who?", max_output_tokens=50)

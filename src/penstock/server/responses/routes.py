@@ -16,7 +16,7 @@ from penstock.server.openai import adapt as openai
 from penstock.server.openai.errors import error_body
 from penstock.server.openai.schema import Generation
 from penstock.server.responses import adapt
-from penstock.server.responses.schema import HARMLESS, REFUSED, InputTokensRequest, ResponsesRequest
+from penstock.server.responses.schema import HARMLESS, REFUSED, SAMPLING, InputTokensRequest, ResponsesRequest
 from penstock.server.sse import named_event
 from penstock.server.state import Served
 from penstock.server.store import Store, owner_of
@@ -33,10 +33,8 @@ async def create(call: Call) -> Reply | Stream:
     offer = check_tools(tools, request.tool_choice)
     before = _before(call, request.previous_response_id)
     messages = [*before, *adapt.messages(request.input)]
-    generation = Generation(
-        max_tokens=request.max_output_tokens, temperature=request.temperature, top_p=request.top_p,
-        top_k=request.top_k, seed=request.seed, stop=request.stop,
-    )  # fmt: skip
+    same = {name: getattr(request, name) for name in SAMPLING}
+    generation = Generation(max_tokens=request.max_output_tokens, **same)
     top = adapt.wanted_logprobs(request)
     params = openai.sampling_params(generation, call.state.default_params(served), logprobs=top)
     kept = messages
