@@ -31,7 +31,7 @@ def check_error(answer, status: int = 400, param: str | None = None):
         ("n", 10**9), ("n", 0), ("n", -1), ("n", "1"), ("n", 1.5), ("n", True), ("n", 17), ("best_of", 10**9),
         ("logprobs", 10**9), ("logprobs", -1), ("max_tokens", -1), ("max_tokens", 1 << 63), ("max_tokens", 10**40),
         ("temperature", -0.1), ("temperature", 1e300), ("temperature", "hot"), ("top_p", 0), ("top_p", 1.1),
-        ("top_k", -2), ("top_k", 1 << 40), ("min_p", 2), ("repetition_penalty", 0), ("presence_penalty", 1e9),
+        ("top_k", -2), ("top_k", 1 << 40), ("min_p", 2), ("repetition_penalty", 0), ("presence_penalty", 2.1),
         ("frequency_penalty", -1e9), ("seed", 1 << 70), ("stop", [""]), ("stop", ["x"] * 1000), ("stop", [1]),
         ("stop_token_ids", [-1]), ("stop_token_ids", ["a"]), ("logit_bias", {"x": 1}), ("logit_bias", {"1": 101}),
         ("logit_bias", {"99999": 1}), ("logit_bias", {str(i): 1 for i in range(9999)}), ("logit_bias", [1]),

@@ -63,6 +63,24 @@ def test_more_tokens_than_the_context_holds(talker):
         assert found["tokens_predicted"] == (1023 if truncated else 20)
 
 
+def test_a_prompt_is_only_computed(talker):
+    talker.say("a\nb")
+    for stream in (False, True):
+        answer = talker.post("/completion", {"prompt": "abc", "n_predict": 0, "stream": stream})
+        found = answer.events[-1] if stream else answer.json
+        assert (found["content"], found["tokens_predicted"], found["tokens_evaluated"]) == ("", 0, 3)
+        assert not stream or len(answer.events) == 1
+    streamed = talker.post("/completion", {"prompt": "abc", "stream": True}).events
+    assert streamed[-1]["has_new_line"] and streamed[-1]["content"] == ""
+
+
+def test_texts_and_tokens_in_one_prompt(talker):
+    talker.say("x")
+    mixed = talker.post("/completion", {"prompt": ["ab", 256, 99, "d"], "n_predict": 1}).json
+    assert mixed["tokens_evaluated"] == 5
+    assert talker.post("/completion", {"prompt": [True, "a"]}).status == 400
+
+
 def test_its_fields_on_openais_routes(server):
     """What llama-server's own clients send along; what would change the answer is refused by name."""
     chat = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 40, "temperature": 0, "ignore_eos": True}

@@ -101,6 +101,48 @@ def test_more_tokens_than_the_context_holds(talker):
         assert found.json["prompt_eval_count"] + found.json["eval_count"] == 1024
 
 
+def test_the_oldest_messages_are_left_out(talker):
+    """As Ollama does unless ``truncate`` is false; what the system says stays."""
+    talker.say("ok")
+    said = [{"role": r, "content": str(i) + "x" * 200} for i in range(8) for r in ("user", "assistant")]
+    body = {"model": NAME, "stream": False, "messages": [{"role": "system", "content": "be kind"}, *said, *HELLO]}
+    found = talker.post("/api/chat", body).json
+    assert found["message"]["content"] == "ok" and 400 < found["prompt_eval_count"] < 1024
+    assert talker.post("/api/chat", {**body, "truncate": False}).status == 400
+    short = talker.post("/api/chat", {**body, "messages": HELLO, "truncate": True, "shift": True}).json
+    assert short["prompt_eval_count"] < 60
+    one = [{"role": "user", "content": "x" * 3000}]
+    assert talker.post("/api/chat", {**body, "messages": one}).status == 400
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities(talker, stream):
+    talker.say("<think>\nhm\n</think>\n\nWell.")
+    body = {"model": NAME, "stream": stream, "logprobs": True, "top_logprobs": 2}
+    for path, more in (
+        ("chat", {"messages": HELLO}),
+        ("generate", {"prompt": "a"}),
+        ("generate", {"prompt": "a", "raw": True}),
+    ):
+        answer = talker.post(f"/api/{path}", {**body, **more})
+        lines = [json.loads(line) for line in answer.body.splitlines()] if stream else [answer.json]
+        told = [each for line in lines for each in line.get("logprobs", [])]
+        assert "".join(each["token"] for each in told).endswith("Well.")
+        assert all(len(each["top_logprobs"]) == 2 and each["logprob"] <= 0 for each in told)
+        assert more.get("raw") or len(told) == 5
+    assert talker.post("/api/chat", {**body, "messages": HELLO, "top_logprobs": 21}).status == 400
+
+
+def test_durations_add_up(talker):
+    talker.say("abc")
+    found = talker.post("/api/generate", {"model": NAME, "prompt": "x", "stream": False}).json
+    assert found["total_duration"] >= found["prompt_eval_duration"] + found["eval_duration"] > 0
+    unlimited = talker.post(
+        "/api/generate", {"model": NAME, "prompt": "x", "stream": False, "options": {"num_predict": 0}}
+    )
+    assert unlimited.json["response"] == "abc"
+
+
 def test_errors(talker, client):
     with pytest.raises(ollama.ResponseError, match="no model 'other'") as missing:
         client.chat(model="other", messages=HELLO)

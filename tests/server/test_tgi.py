@@ -118,7 +118,8 @@ def test_a_stop_sequence_is_kept_in_the_text(server):
         ({"truncate": 0}, "truncate"), ({"truncate": 10**9}, "truncate"), ({"stop": [""]}, "stop"),
         ({"max_new_tokens": 0}, "max_tokens"), ({"max_new_tokens": 10**9}, "max_tokens"),
         ({"watermark": 1}, "watermark"), ({"watermark": True, "num_beams": 2}, "watermark"),
-        ({"typical_p": 0}, "typical_p"), ({"typical_p": 1.5}, "typical_p"),
+        ({"typical_p": 0}, "typical_p"), ({"typical_p": 1.5}, "typical_p"), ({"typical_p": 1.0}, "typical_p"),
+        ({"top_p": 1.0}, "top_p"), ({"frequency_penalty": 2.1}, "frequency_penalty"), ({"best_of": 0}, "best_of"),
         ({"grammar": {"type": "regex", "value": 5}}, "grammar"),
         ({"seed": "x"}, "seed"), ({"max_new_token": 3}, "max_new_tokens"), ({"adapter_id": "x"}, "adapter_id"),
         ({"num_beams": 2, "do_sample": True}, "num_beams"), ({"num_beams": 2, "best_of": 2}, "best_of"),
@@ -175,7 +176,7 @@ def test_typical_p_draws_among_typical_tokens(server):
     assert drawn[0] == drawn[1]
     assert drawn[0]["details"]["seed"] == 5, "it asks for sampling"
     assert drawn[0]["generated_text"] != drawn[2]["generated_text"]
-    off = server.post("/generate", {"inputs": "abc", "parameters": {**said, "typical_p": 1.0, "seed": 5}}).json
+    off = server.post("/generate", {"inputs": "abc", "parameters": {**said, "typical_p": None, "seed": 5}}).json
     assert off == server.post("/generate", {"inputs": "abc", "parameters": said}).json
 
 

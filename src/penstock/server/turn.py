@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from penstock.errors import ContextLengthError
 from penstock.frontend import Prompt
 from penstock.server.answers import Answers, Usage
 from penstock.server.http import Call
@@ -142,6 +143,31 @@ async def begin(
     params = replace(params, output_kind=kind, skip_special_tokens=skip, structured_outputs=must)
     answers = await Answers.submit(served, [prompt], params, thoughts=how.thoughts, within_context=within_context)
     return Turn(served, answers, how)
+
+
+async def begin_with_newest(
+    messages: Sequence[dict[str, Any]], attempt: Callable[[Sequence[dict[str, Any]]], Awaitable[Turn]]
+) -> Turn:
+    """``attempt`` with as many of the newest messages as the context holds; system messages at the head stay."""
+    while True:
+        try:
+            return await attempt(messages)
+        except ContextLengthError:
+            messages = _without_oldest(messages)
+            if not messages:
+                raise
+
+
+def _without_oldest(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """An eighth less of a conversation, from its beginning, and no outcome of a call without the call."""
+    lead = 0
+    while lead < len(messages) and messages[lead].get("role") in ("system", "developer"):
+        lead += 1
+    rest = messages[lead:]
+    rest = rest[max(1, len(rest) // 8) :]
+    while rest and rest[0].get("role") == "tool":
+        rest = rest[1:]
+    return [*messages[:lead], *rest] if rest else []
 
 
 async def prompt_of(

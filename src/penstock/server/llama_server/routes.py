@@ -40,7 +40,7 @@ async def completion(call: Call) -> Reply | Stream:
     request = read(parse(call.body), CompletionRequest, HARMLESS, REFUSED)
     served = call.state.find(request.model)
     params = _params(call, served, request)
-    items = prompt_items(request.prompt)
+    items = prompt_items(await _joined(served, request.prompt))
     prompts = await encode_prompts(served.llm, items)
     if len(prompts) > 1 and request.stream:
         raise RequestError("several prompts cannot be streamed: leave out stream", "prompt")
@@ -55,12 +55,24 @@ async def completion(call: Call) -> Reply | Stream:
     return reply(found[0] if len(found) == 1 else found)
 
 
+async def _joined(served: Served, prompt: Any) -> Any:
+    """A mixture of texts and token ids is one prompt."""
+    kinds = {type(part) for part in prompt} if isinstance(prompt, list) else set()
+    if kinds != {int, str}:
+        return prompt
+    pieces = await encode_prompts(
+        served.llm, [part for part in prompt if isinstance(part, str)], add_special_tokens=False
+    )
+    texts = iter(pieces)
+    return [t for part in prompt for t in ([part] if isinstance(part, int) else next(texts).token_ids)]
+
+
 def _params(call: Call, served: Served, request: CompletionRequest) -> SamplingParams:
     values: dict[str, Any] = {k: v for k in SAME if (v := getattr(request, k)) is not None}
     if request.repeat_penalty is not None:
         values["repetition_penalty"] = request.repeat_penalty
     if request.n_predict is not None and request.n_predict >= 0:
-        values["max_tokens"] = request.n_predict
+        values["max_tokens"] = max(1, request.n_predict)  # none: the prompt is computed, and kept
     elif request.n_predict is not None and request.n_predict < -1:
         raise RequestError("n_predict must be a number of tokens, or -1 for no limit", "n_predict")
     if request.seed is not None and request.seed != -1:
@@ -83,11 +95,13 @@ async def _events(
     request: CompletionRequest, served: Served, answers: Answers, params: SamplingParams
 ) -> AsyncIterator[bytes]:
     tokens: list[int] = []
+    text = ""
     out: list[bytes] = []
     async for _, output in answers.outputs():
         answer = output.outputs[0]
         tokens += answer.token_ids
-        if answer.text or answer.token_ids:
+        text += answer.text
+        if (answer.text or answer.token_ids) and request.n_predict != 0:
             body = {
                 "index": 0, "content": answer.text, "tokens": list(answer.token_ids), "stop": False, "id_slot": 0,
                 "tokens_predicted": len(tokens), "tokens_evaluated": len(output.prompt_token_ids),
@@ -96,7 +110,7 @@ async def _events(
                 body["completion_probabilities"] = _probabilities(served, answer, request.n_probs)
             out.append(event(body))
         if answer.finish_reason is not None:
-            out.append(event(_final(request, served, params, output, "", tokens)))
+            out.append(event(_final(request, served, params, output, text, tokens) | {"content": ""}))
         if out and not answers.more:
             yield b"".join(out)
             out = []
@@ -111,6 +125,8 @@ def _final(
     tokens: list[int],
 ) -> dict[str, Any]:
     answer = output.outputs[0]
+    if request.n_predict == 0:
+        text, tokens = "", []
     kind = "limit" if answer.finish_reason == "length" else "word" if isinstance(answer.stop_reason, str) else "eos"
     return {
         "index": 0,

@@ -13,6 +13,7 @@ from penstock.errors import RequestError
 from penstock.server import embeddings
 from penstock.server.answers import Answers, Usage
 from penstock.server.body import parse, read
+from penstock.server.current import CURRENT
 from penstock.server.embeddings import Wish
 from penstock.server.errors import HttpError, Problem
 from penstock.server.http import Call, Dialect, Endpoint, Reply, Stream, encode, reply
@@ -28,13 +29,14 @@ from penstock.server.ollama.schema import (
     Options,
     ShowRequest,
 )
+from penstock.server.openai.adapt import chat_logprobs, top_logprobs
 from penstock.server.prompts import Truncation, encode_prompts
 from penstock.server.reading import Reading, abilities
 from penstock.server.state import Served
 from penstock.server.structured import from_ollama
 from penstock.server.tools.check import check_tools
 from penstock.server.tools.pieces import Piece, Reasoning, Text, ToolCall, read_json
-from penstock.server.turn import Turn, begin, merged
+from penstock.server.turn import Turn, begin, begin_with_newest, merged
 from penstock.types import F32, Message, RequestOutputKind, SamplingParams
 
 SAME = ("temperature", "top_k", "top_p", "min_p", "typical_p", "presence_penalty", "frequency_penalty", "seed")
@@ -50,19 +52,25 @@ async def chat(call: Call) -> Reply | Stream:
             {**_head(served), "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "load"}
         )
     offer = check_tools(request.tools, None)
-    turn = await begin(
-        call,
-        served,
-        [_message(m) for m in request.messages],
-        _params(call, served, request),
-        offer=offer,
-        grammar=from_ollama(request.format),
-        tools=request.tools,
-        stream=request.stream is not False,
-        kwargs=_thinking(request),
-        within_context=True,
-        reasoning=request.think is not False,
-    )
+    params = _params(call, served, request)
+
+    async def attempt(messages: Sequence[Message]) -> Turn:
+        return await begin(
+            call,
+            served,
+            messages,
+            params,
+            offer=offer,
+            grammar=from_ollama(request.format),
+            tools=request.tools,
+            stream=request.stream is not False,
+            kwargs=_thinking(request),
+            within_context=True,
+            reasoning=request.think is not False,
+        )
+
+    given = [_message(m) for m in request.messages]
+    turn = await (attempt(given) if request.truncate is False else begin_with_newest(given, attempt))
 
     def shape(pieces: Sequence[Piece]) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": _joined(pieces, Text)}
@@ -87,6 +95,7 @@ async def generate(call: Call) -> Reply | Stream:
     if request.raw:
         prompts = await encode_prompts(served.llm, [request.prompt])
         kind = RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY
+        kind = RequestOutputKind.DELTA if request.logprobs else kind
         params = replace(params, output_kind=kind, structured_outputs=from_ollama(request.format))
         turn = Turn(served, await Answers.submit(served, prompts, params, within_context=True), Reading())
     else:
@@ -112,18 +121,33 @@ async def generate(call: Call) -> Reply | Stream:
 
 
 async def _answer(request: Common, turn: Turn, shape: Shape) -> Reply | Stream:
-    began = time.monotonic()
+    current = CURRENT.get()
+    began = time.monotonic() if current is None else current.began
     if request.stream is not False:
-        return Stream(_lines(turn, shape, began), lambda p: encode(error(p)[1]) + b"\n", turn.answers.close, LINES)
+        return Stream(
+            _lines(turn, request, shape, began), lambda p: encode(error(p)[1]) + b"\n", turn.answers.close, LINES
+        )
     result = await turn.whole()
-    return reply({**_head(turn.served), **shape(result.pieces), **_done(turn, began)})
+    told = _logprobs(turn, request, result.pieces)
+    return reply({**_head(turn.served), **shape(result.pieces), **told, **_done(turn, began)})
 
 
-async def _lines(turn: Turn, shape: Shape, began: float) -> AsyncIterator[bytes]:
+async def _lines(turn: Turn, request: Common, shape: Shape, began: float) -> AsyncIterator[bytes]:
     async for pieces in turn.pieces():
         if pieces:
-            yield encode({**_head(turn.served), **shape(merged(pieces)), "done": False}) + b"\n"
+            told = _logprobs(turn, request, pieces)
+            yield encode({**_head(turn.served), **shape(merged(pieces)), **told, "done": False}) + b"\n"
     yield encode({**_head(turn.served), **shape([]), **_done(turn, began)}) + b"\n"
+
+
+def _logprobs(turn: Turn, request: Common, pieces: Sequence[Piece]) -> dict[str, Any]:
+    """``logprobs`` of the text in ``pieces``, where they were asked for."""
+    if not request.logprobs:
+        return {}
+    scored = [each for p in pieces if isinstance(p, Text) for each in p.scores]
+    tokens, scores = [t for t, _ in scored], [s for _, s in scored]
+    tokenizer = turn.served.llm.model.tokenizer
+    return {"logprobs": chat_logprobs(tokens, scores, request.top_logprobs or 0, tokenizer, as_ids=False)["content"]}
 
 
 def _head(served: Served) -> dict[str, Any]:
@@ -154,10 +178,12 @@ def _params(call: Call, served: Served, request: Common) -> SamplingParams:
         values["repetition_penalty"] = given.repeat_penalty
     if given.stop is not None:
         values["stop"] = (given.stop,) if isinstance(given.stop, str) else tuple(given.stop)
-    if given.num_predict is not None and given.num_predict >= 0:
-        values["max_tokens"] = given.num_predict
-    elif given.num_predict is not None and given.num_predict < -2:
+    if given.num_predict is not None and given.num_predict < -2:
         raise RequestError("num_predict must be a number of tokens, or -1 for no limit", "num_predict")
+    if (given.num_predict or 0) > 0:
+        values["max_tokens"] = given.num_predict
+    if request.logprobs:
+        values["logprobs"] = top_logprobs(request.top_logprobs)
     return replace(call.state.default_params(served), **values)
 
 

@@ -41,6 +41,8 @@ class Common(msgspec.Struct, kw_only=True):
     options: dict[str, Any] | None = None
     format: str | dict[str, Any] | None = None
     think: bool | str | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
 
 
 class GenerateRequest(Common, kw_only=True):
@@ -52,6 +54,7 @@ class GenerateRequest(Common, kw_only=True):
 class ChatRequest(Common, kw_only=True):
     messages: list[dict[str, Any]] | None = None
     tools: list[dict[str, Any]] | None = None
+    truncate: bool | None = None
 
 
 class EmbedRequest(msgspec.Struct, kw_only=True):
@@ -68,12 +71,10 @@ class ShowRequest(msgspec.Struct, kw_only=True):
     name: str | None = None
 
 
-HARMLESS = frozenset({"keep_alive", "verbose", "name"})
+HARMLESS = frozenset({"keep_alive", "verbose", "name", "shift"})
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "template": (("",), "is not accepted from requests: give it to the server with --chat-template"),
     "suffix": (("",), "asks for text in the middle, which these models are not trained for: leave it out"),
     "images": (([],), "is not available: these models read text"),
     "context": (([],), "is an old form of memory: use /api/chat"),
-    "logprobs": ((False,), "is not available here: use /v1/chat/completions"),
-    "top_logprobs": ((0,), "is not available here: use /v1/chat/completions"),
 }

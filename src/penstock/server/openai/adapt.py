@@ -44,6 +44,9 @@ def sampling_params(request: Generation, default: SamplingParams, **more: Any) -
         if request.repetition_penalty not in (None, request.repeat_penalty):
             raise RequestError("repeat_penalty and repetition_penalty disagree: give one", "repeat_penalty")
         given["repetition_penalty"] = request.repeat_penalty
+    for name in ("presence_penalty", "frequency_penalty"):
+        if not -2 <= given.get(name, 0) <= 2:
+            raise RequestError(f"{name} must be from -2 to 2, got {given[name]:g}", name)
     if request.stop is not None:
         given["stop"] = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
         if request.stop == "":
@@ -150,6 +153,13 @@ def timings(times: RequestMetrics | None) -> dict[str, Any] | None:
 
 def finite(logprob: float) -> float:
     return max(logprob, LOWEST)
+
+
+def top_logprobs(given: int | None) -> int:
+    """How many of the likeliest tokens are wanted at each place."""
+    if given is not None and not 0 <= given <= MAX_TOP_LOGPROBS:
+        raise RequestError(f"top_logprobs must be from 0 to {MAX_TOP_LOGPROBS}, got {given}", "top_logprobs")
+    return given or 0
 
 
 def token_name(token: int, entry: Logprob, as_ids: bool) -> str:

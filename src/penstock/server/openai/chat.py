@@ -219,9 +219,7 @@ def _template_kwargs(request: ChatRequest) -> dict[str, Any] | None:
 def _check_fields(request: ChatRequest) -> None:
     if request.best_of is not None and request.best_of != 1 and not request.use_beam_search:
         raise RequestError("best_of belongs to /v1/completions: use n", "best_of")
-    top = request.top_logprobs
-    if top is not None and not 0 <= top <= adapt.MAX_TOP_LOGPROBS:
-        raise RequestError(f"top_logprobs must be from 0 to {adapt.MAX_TOP_LOGPROBS}, got {top}", "top_logprobs")
+    adapt.top_logprobs(request.top_logprobs)
     if request.continue_final_message and request.add_generation_prompt:
         raise RequestError(
             "continue_final_message and add_generation_prompt exclude each other", "continue_final_message"

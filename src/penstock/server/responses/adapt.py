@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from penstock.errors import RequestError, nearest
-from penstock.server.openai.adapt import MAX_TOP_LOGPROBS, chat_logprobs
+from penstock.server.openai.adapt import chat_logprobs, top_logprobs
 from penstock.server.responses.schema import INCLUDES, LOGPROBS, ResponsesRequest
 from penstock.server.tools.pieces import Piece, Reasoning, Text, ToolCall
 from penstock.text.tokenizer import Tokenizer
@@ -72,10 +72,8 @@ def wanted_logprobs(request: ResponsesRequest) -> int | None:
     for name in request.include or ():
         if name not in INCLUDES:
             raise RequestError(f"include: {name[:64]!r} is not known{nearest(name[:64], INCLUDES)}", "include")
-    top = request.top_logprobs
-    if top is not None and not 0 <= top <= MAX_TOP_LOGPROBS:
-        raise RequestError(f"top_logprobs must be from 0 to {MAX_TOP_LOGPROBS}, got {top}", "top_logprobs")
-    return top or 0 if top or LOGPROBS in (request.include or ()) else None
+    top = top_logprobs(request.top_logprobs)
+    return top if top or LOGPROBS in (request.include or ()) else None
 
 
 class Builder:

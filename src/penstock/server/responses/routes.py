@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from penstock.errors import ContextLengthError, RequestError
+from penstock.errors import RequestError
 from penstock.server.body import parse, read
 from penstock.server.errors import not_found
 from penstock.server.errors import problem as problem_of
@@ -22,7 +22,7 @@ from penstock.server.state import Served
 from penstock.server.store import Store, owner_of
 from penstock.server.structured import from_response_format
 from penstock.server.tools.check import check_tools
-from penstock.server.turn import Turn, begin, prompt_of
+from penstock.server.turn import Turn, begin, begin_with_newest, prompt_of
 
 
 async def create(call: Call) -> Reply | Stream:
@@ -37,22 +37,17 @@ async def create(call: Call) -> Reply | Stream:
     generation = Generation(max_tokens=request.max_output_tokens, **same)
     top = adapt.wanted_logprobs(request)
     params = openai.sampling_params(generation, call.state.default_params(served), logprobs=top)
-    kept = messages
-    while True:
-        try:
-            turn = await begin(
-                call, served, _shown(request.instructions, kept), params, offer=offer,
-                grammar=from_response_format((request.text or {}).get("format"), "text"), tools=tools,
-                stream=bool(request.stream),
-                parallel=request.parallel_tool_calls is not False,
-                kwargs=_template_kwargs(request.reasoning),
-            )  # fmt: skip
-            break
-        except ContextLengthError:
-            shorter = _without_oldest(kept)
-            if request.truncation != "auto" or not shorter:
-                raise
-            kept = shorter
+
+    async def attempt(kept: Sequence[dict[str, Any]]) -> Turn:
+        return await begin(
+            call, served, _shown(request.instructions, kept), params, offer=offer,
+            grammar=from_response_format((request.text or {}).get("format"), "text"), tools=tools,
+            stream=bool(request.stream),
+            parallel=request.parallel_tool_calls is not False,
+            kwargs=_template_kwargs(request.reasoning),
+        )  # fmt: skip
+
+    turn = await (begin_with_newest(messages, attempt) if request.truncation == "auto" else attempt(messages))
     builder = adapt.Builder(served.llm.model.tokenizer, top or 0)
     work = _Response(call, request, served, turn, messages, f"resp_{call.request_id}", builder)
     if request.stream:
@@ -64,8 +59,8 @@ async def create(call: Call) -> Reply | Stream:
     return reply(await work.whole())
 
 
-def _shown(instructions: str | None, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{"role": "system", "content": instructions}, *messages] if instructions else messages
+def _shown(instructions: str | None, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"role": "system", "content": instructions}, *messages] if instructions else list(messages)
 
 
 def _template_kwargs(reasoning: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -76,14 +71,6 @@ def _template_kwargs(reasoning: dict[str, Any] | None) -> dict[str, Any] | None:
 def _check(request: ResponsesRequest) -> None:
     if request.truncation not in (None, "auto", "disabled"):
         raise RequestError("truncation can be 'auto' or 'disabled'", "truncation")
-
-
-def _without_oldest(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """An eighth less of a conversation, from its beginning, and no outcome of a call without the call."""
-    rest = messages[max(1, len(messages) // 8) :]
-    while rest and rest[0]["role"] == "tool":
-        rest = rest[1:]
-    return rest
 
 
 @dataclass(frozen=True, slots=True)

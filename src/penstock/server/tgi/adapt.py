@@ -36,8 +36,8 @@ def sampling_params(given: Parameters, stream: bool) -> SamplingParams:
         max_tokens=limit,
         temperature=(1.0 if given.temperature is None else given.temperature) if sampling else 0.0,
         top_k=given.top_k or 0,
-        top_p=1.0 if given.top_p is None else given.top_p,
-        typical_p=1.0 if given.typical_p is None else given.typical_p,
+        top_p=given.top_p or 1.0,
+        typical_p=given.typical_p or 1.0,
         repetition_penalty=1.0 if given.repetition_penalty is None else given.repetition_penalty,
         frequency_penalty=given.frequency_penalty or 0.0,
         watermark=bool(given.watermark),
@@ -55,11 +55,7 @@ def sampling_params(given: Parameters, stream: bool) -> SamplingParams:
 
 def is_sampling(given: Parameters) -> bool:
     return bool(
-        given.do_sample
-        or given.temperature not in (None, 1.0)
-        or given.top_k
-        or (given.top_p is not None and given.top_p < 1.0)
-        or (given.typical_p is not None and given.typical_p < 1.0)
+        given.do_sample or given.temperature not in (None, 1.0) or given.top_k or given.top_p or given.typical_p
     )
 
 
@@ -79,6 +75,16 @@ def _check(given: Parameters, stream: bool) -> None:
         raise RequestError("decoder_input_details cannot be streamed", "decoder_input_details")
     if given.temperature is not None and given.temperature <= 0:
         raise RequestError(f"temperature must be above 0, got {given.temperature}", "temperature")
+    for name in ("top_p", "typical_p"):
+        share = getattr(given, name)
+        if share is not None and not 0 < share < 1:
+            raise RequestError(f"{name} must be above 0 and below 1, got {share}: leave it out to keep all", name)
+    if given.frequency_penalty is not None and not -2 <= given.frequency_penalty <= 2:
+        raise RequestError(
+            f"frequency_penalty must be from -2 to 2, got {given.frequency_penalty}", "frequency_penalty"
+        )
+    if given.best_of is not None and given.best_of < 1:
+        raise RequestError(f"best_of must be above 0, got {given.best_of}", "best_of")
     if given.top_k is not None and given.top_k <= 0:
         raise RequestError(f"top_k must be above 0, got {given.top_k}", "top_k")
     if given.top_n_tokens is not None and not 0 <= given.top_n_tokens <= MAX_TOP_TOKENS:
