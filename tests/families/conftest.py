@@ -30,8 +30,9 @@ def _mark(done: set[str]) -> str:
     return "✓" if len(named) == len(FEATURES) else ", ".join(named)
 
 
-def pytest_sessionfinish() -> None:
-    if TABLE and passed:
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Not in a worker of pytest-xdist, which saw a part."""
+    if TABLE and passed and not hasattr(session.config, "workerinput"):
         path = Path(TABLE)
         head = path.read_text().split("<!-- table -->")[0]
         forms = list(dict.fromkeys(form for _, form in passed))

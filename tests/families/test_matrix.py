@@ -3,13 +3,16 @@
 Each case is a checkpoint of a family with its weights as stored, made int8 or int4 while they are read (with inputs
 exact or int8 as well), or written anew as quantising tools and llama.cpp's converter (in float32) do. Its tokens and
 logprobs alone are what all else is held to, to the bit; those of quantised ones are held to the numbers that they stand
-for. `scripts/models` prints what passed into docs/models.md.
+for. One opened model serves all features of a case that need no options of their own; a salt of its own keeps each run
+from what others left in the prefix cache. `scripts/models` prints what passed into docs/models.md.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +73,15 @@ class Case:
         keys = sorted(k for k in arrays if re.fullmatch(r"p\d+_ids", k))
         self.prompts = [[int(t) for t in arrays[k]] for k in keys]
         self.greedy = [[int(t) for t in arrays[k.replace("_ids", "_greedy")]][:10] for k in keys]
-        with self.open() as llm:
-            self.alone = [self.run(llm, [p])[0] for p in self.prompts]
+        self.salts = map(str, itertools.count())
+        self.llm = self.open()
+        self.alone = [self.run(self.llm, [p])[0] for p in self.prompts]
 
     def open(self, **options: Any) -> LLM:
         return open_llm(self.source, **{**FORMATS.get(self.form, {}), **OPTIONS.get(self.form, {}), **options})
 
     def run(self, llm: LLM, prompts: list[list[int]], params: SamplingParams = PARAMS, **options: Any) -> Bits:
+        options = {"cache_salt": next(self.salts), **options}
         found = bits(llm.generate(prompt_token_ids=prompts, sampling_params=params, **options))
         held = sum(len(p.blocks) for p in llm.model.engine.prefixes.values())
         assert llm.model.engine.stats.blocks_used == held
@@ -87,20 +92,29 @@ def bits(outputs: list[RequestOutput]) -> Bits:
     return [(list(answer.token_ids), answer.logprobs) for output in outputs for answer in output.outputs]
 
 
-@pytest.fixture(scope="module", params=[(f, w) for f in FAMILIES for w in (*FORMATS, *WRITTEN, "GGUF")], ids="-".join)
+CASES = [
+    pytest.param((name, form), id=f"{name}-{form}", marks=pytest.mark.xdist_group(f"matrix-{name}"))
+    for name in FAMILIES
+    for form in (*FORMATS, *WRITTEN, "GGUF")
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     name, form = request.param
     if name in TURNED and form in WRITTEN and not form.startswith("GPTQ"):
         pytest.skip("no tool writes linears so that lie as [inputs, outputs]")
     if form == "GGUF" and name not in CONVERTED:
         pytest.skip("llama.cpp has no such architecture, or its files are tested apart")
-    yield Case(name, form, tmp_path_factory.mktemp(f"{name}-{form}"))
+    made = Case(name, form, tmp_path_factory.mktemp(f"{name}-{form}"))
+    with made.llm:
+        yield made
 
 
 @pytest.fixture(autouse=True)
-def told(case: Case, record_property: Any) -> None:
-    """For the table: what this test was about."""
-    record_property("case", (case.name, case.form))
+def told(case: Case, request: pytest.FixtureRequest) -> None:
+    """For the table: what this test was about. Not by `record_property`, which --junitxml does not bear."""
+    request.node.user_properties.append(("case", (case.name, case.form)))
 
 
 def test_greedy_tokens(case: Case) -> None:
@@ -118,7 +132,10 @@ def _as_the_same_numbers(case: Case) -> None:
     plain = case.folder / "plain"
     write_checkpoint(golden(case.name) / "ckpt", plain, plain_of(WRITTEN[case.form]))
     params = SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True, logprobs=20)
-    with case.open(activation="float", dtype="float32") as llm, open_llm(plain) as other:
+    with ExitStack() as stack:
+        exact = {"activation": "float", "dtype": "float32"}
+        llm = stack.enter_context(case.open(**exact)) if case.form in OPTIONS else case.llm
+        other = stack.enter_context(open_llm(plain))
         for prompt in case.prompts:
             (_, found), (_, expected) = (case.run(model, [prompt], params)[0] for model in (llm, other))
             common = found[0].keys() & expected[0].keys()
@@ -127,29 +144,28 @@ def _as_the_same_numbers(case: Case) -> None:
 
 
 def test_chunked_prefill(case: Case) -> None:
+    """With other prompts in the same steps, on two threads."""
     with case.open(prefill_chunk=7, threads=2) as llm:
-        assert [case.run(llm, [p])[0] for p in case.prompts] == case.alone
+        assert case.run(llm, case.prompts) == case.alone
 
 
 def test_batches(case: Case) -> None:
-    with case.open() as llm:
-        assert case.run(llm, case.prompts) == case.alone
+    assert case.run(case.llm, case.prompts) == case.alone
 
 
 def test_prefix_cache(case: Case) -> None:
     longest = max(range(len(case.prompts)), key=lambda i: len(case.prompts[i]))
-    with case.open() as llm:
-        case.run(llm, [case.prompts[longest]])
-        output = llm.generate(prompt_token_ids=[case.prompts[longest]], sampling_params=PARAMS)
-        assert bits(output) == [case.alone[longest]]
-        if llm.model.engine.cache.enabled:
-            assert output[0].num_cached_tokens > 0
+    case.run(case.llm, [case.prompts[longest]], cache_salt="same")
+    prompt = [case.prompts[longest]]
+    output = case.llm.generate(prompt_token_ids=prompt, sampling_params=PARAMS, cache_salt="same")
+    assert bits(output) == [case.alone[longest]]
+    if case.llm.model.engine.cache.enabled:
+        assert output[0].num_cached_tokens > 0
 
 
 def test_several_answers(case: Case) -> None:
-    with case.open() as llm:
-        together = case.run(llm, case.prompts[:2], SEEDED)
-        assert together == case.run(llm, case.prompts[:1], SEEDED) + case.run(llm, case.prompts[1:2], SEEDED)
+    together = case.run(case.llm, case.prompts[:2], SEEDED)
+    assert together == [answer for prompt in case.prompts[:2] for answer in case.run(case.llm, [prompt], SEEDED)]
 
 
 def test_dynamic_mode(case: Case) -> None:
@@ -170,8 +186,7 @@ def test_lora(case: Case) -> None:
 
 
 def test_p_tuning(case: Case) -> None:
-    with case.open() as llm:
-        kv = llm.model.executor.program.kv
+    kv = case.llm.model.executor.program.kv
     shape = (len(kv), 2, 1, kv[0].kv_heads, 5, kv[0].head_dim)
     path = case.folder / "pre_caches.npy"
     np.save(path, np.random.default_rng(1).standard_normal(shape).astype(np.float32))
@@ -179,11 +194,12 @@ def test_p_tuning(case: Case) -> None:
 
 
 def _beside_plain_requests(case: Case, path: Path) -> None:
-    """The adapter acts, plain requests beside it are as without it, and both are what they are alone."""
-    prompts = case.prompts[:2]
-    with case.open() as llm:
-        llm.load_adapter("a", path)
-        own = [case.run(llm, [p], adapter="a")[0] for p in prompts]
-        assert own != case.alone[:2]
-        mixed = case.run(llm, [*prompts, *prompts], adapter=["a", "a", None, None])
-        assert mixed == own + case.alone[:2]
+    """The adapter acts, plain requests beside it and after it are as without it, and both are what they are alone."""
+    prompts, llm = case.prompts[:2], case.llm
+    llm.load_adapter("a", path)
+    own = [case.run(llm, [p], adapter="a")[0] for p in prompts]
+    assert own != case.alone[:2]
+    mixed = case.run(llm, [*prompts, *prompts], adapter=["a", "a", None, None])
+    assert mixed == own + case.alone[:2]
+    llm.unload_adapter("a")
+    assert case.run(llm, prompts[:1]) == case.alone[:1]
