@@ -145,6 +145,35 @@ def test_errors_are_the_clients_kinds(talker, client):
         assert answer.json["error"]["type"] == "invalid_request_error"
 
 
+def test_its_client_finds_the_requests_id(talker, client):
+    talker.say("x")
+    assert client.messages.create(model=NAME, max_tokens=5, messages=HELLO)._request_id
+    with pytest.raises(anthropic.BadRequestError) as wrong:
+        client.messages.create(model=NAME, max_tokens=0, messages=HELLO)
+    assert wrong.value.request_id == wrong.value.body["request_id"]
+    for method, path, status in (("POST", "/v1/messages/batches", 404), ("GET", "/v1/messages", 405)):
+        answer = talker.server.request(method, path, {})
+        assert answer.status == status and answer.json["type"] == "error"
+        assert answer.json["request_id"] == answer.headers["request-id"] == answer.headers["x-request-id"]
+
+
+def test_documents_of_plain_text_are_read(talker):
+    talker.say("x")
+    text = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "abcdef"}, "title": "t"}
+    parts = {"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": "abcdef"}]}}
+    asked = {"type": "text", "text": "what?"}
+    counts = {
+        talker.post("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": content}]}).json[
+            "input_tokens"
+        ]
+        for content in ([text, asked], [parts, asked], "abcdef\nwhat?")
+    }
+    assert len(counts) == 1
+    for source in ({"type": "url", "url": "http://x"}, {"type": "base64", "data": "eA=="}, None, {"type": "text"}):
+        body = {"max_tokens": 5, "messages": [{"role": "user", "content": [{"type": "document", "source": source}]}]}
+        assert talker.post("/v1/messages", body).status == 400
+
+
 def test_its_client_lists_models(talker, client):
     found = client.models.list()
     assert [(m.type, m.id, m.display_name) for m in found.data] == [("model", NAME, NAME)]

@@ -82,11 +82,9 @@ class Edge:
         return (*found, params)
 
     def dialect_of(self, path: str) -> Dialect:
-        """Whose error form a path gets before it is routed."""
-        for dialect in self.dialects:
-            if path.startswith(dialect.prefixes) if dialect.prefixes else False:
-                return dialect
-        return self.dialects[0]
+        """Whose error form a path gets before it is routed: by the longest prefix."""
+        claims = [(len(p), i) for i, d in enumerate(self.dialects) for p in d.prefixes if path.startswith(p)]
+        return self.dialects[max(claims)[1] if claims else 0]
 
 
 class _Exchange:
@@ -246,7 +244,8 @@ class _Exchange:
         self, status: int, content_type: str, headers: Mapping[str, str], length: int | None = None
     ) -> None:
         self.status = status
-        every = {"Content-Type": content_type, "X-Request-Id": self.request_id, **headers}
+        every = {"Content-Type": content_type, self.dialect.id_header: self.request_id, **headers}
+        every.setdefault("X-Request-Id", self.request_id)
         if length is not None:
             every["Content-Length"] = str(length)
         raw = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in every.items()]

@@ -99,9 +99,10 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """Routes, and how their errors are written."""
+    """Routes, and how their errors are written. ``prefixes``: of paths that get them though they are not there."""
 
     name: str
     endpoints: tuple[Endpoint, ...]
     error: ErrorForm
     prefixes: tuple[str, ...] = ()
+    id_header: str = "X-Request-Id"  # where its clients look for a request's id

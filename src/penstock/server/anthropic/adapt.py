@@ -44,6 +44,8 @@ def _blocks(role: str, blocks: Any, where: str) -> list[dict[str, Any]]:
         kind = block.get("type") if isinstance(block, dict) else None
         if kind == "text" and isinstance(block.get("text"), str):
             texts.append(block["text"])
+        elif kind == "document":
+            texts.append(_document(block.get("source"), where))
         elif kind == "tool_use" and role == "assistant":
             arguments = encode(block.get("input") or {}).decode()
             function = {"name": str(block.get("name")), "arguments": arguments}
@@ -58,6 +60,16 @@ def _blocks(role: str, blocks: Any, where: str) -> list[dict[str, Any]]:
     elif texts or not found:
         found.append({"role": role, "content": "\n".join(texts)})
     return found
+
+
+def _document(source: Any, where: str) -> str:
+    """The text of a document that brings it; none is fetched or taken apart."""
+    kind = source.get("type") if isinstance(source, Mapping) else None
+    if kind == "text" and isinstance(source.get("data"), str):
+        return str(source["data"])
+    if kind == "content":
+        return _text(source.get("content"), where)
+    raise RequestError(f"{where}: documents must be plain text, got {str(kind)[:64]!r}", "messages")
 
 
 def _text(content: Any, where: str) -> str:

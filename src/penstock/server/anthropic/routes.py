@@ -9,6 +9,7 @@ from penstock.errors import RequestError
 from penstock.server.anthropic import adapt, threads
 from penstock.server.anthropic.schema import HARMLESS, REFUSED, MessagesRequest
 from penstock.server.body import parse, read
+from penstock.server.current import CURRENT
 from penstock.server.errors import Problem
 from penstock.server.http import Call, Dialect, Endpoint, Reply, Stream, reply
 from penstock.server.openai import adapt as openai
@@ -50,7 +51,7 @@ async def messages(call: Call) -> Reply | Stream:
     if request.stream:
         return Stream(
             _events(call, turn, name, request),
-            lambda p: named_event("error", {"request_id": call.request_id, **error(p)[1]}),
+            lambda p: named_event("error", error(p)[1]),
             turn.answers.close,
         )
     result = await turn.whole()
@@ -141,7 +142,8 @@ def error(problem: Problem) -> tuple[int, dict[str, Any]]:
     said: dict[str, Any] = {"type": kind, "message": problem.message}
     if problem.kind == threads.NOT_FOUND:
         said["details"] = {"error_code": problem.kind}
-    return status, {"type": "error", "error": said}
+    current = CURRENT.get()
+    return status, {"type": "error", "error": said, "request_id": None if current is None else current.request_id}
 
 
 def dialect() -> Dialect:
@@ -149,4 +151,4 @@ def dialect() -> Dialect:
         Endpoint("POST", "/v1/messages", messages, body=MessagesRequest),
         Endpoint("POST", "/v1/messages/count_tokens", count_tokens, body=MessagesRequest),
     )
-    return Dialect("anthropic", endpoints, error, ("/v1/messages",))
+    return Dialect("anthropic", endpoints, error, ("/v1/messages",), id_header="Request-Id")
