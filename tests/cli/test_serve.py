@@ -108,6 +108,14 @@ def test_sampling_that_requests_start_from() -> None:
           "write_timeout": 9.0}),
         ("--infer_backend pt --served_model_name q --max_batch_size 4 --verbose false --tensor_parallel_size 1",
          {"served_model_name": "q", "max_num_seqs": 4, "log_requests": False, "tensor_parallel_size": 1}),
+        ("--max-num-queued-tokens 100 --attention-backend FLASH_ATTN --convert auto --api-server-count 1 -O 2 "
+         "--structured-outputs-config {} --exclude-tools-when-tool-choice-none", {"max_queued_tokens": 100}),
+        ("--graceful-termination-timeout 9 --speculate 0 --watermark-gamma 0.25 --watermark-delta 4 "
+         "--master-port 29500 --max-client-batch-size 4 --disable-grammar-support",
+         {"drain_timeout": 9.0, "watermark_gamma": 0.25, "watermark_delta": 4.0}),
+        ("--fit on --embeddings --no-context-shift --repeat-last-n 64 --mirostat 0 --no-ui --check-tensors --prio 0",
+         {"disabled_dialects": ["page"]}),
+        ("--stream true --device_map auto --quantization_bit 0 --top_logprobs 3", {}),
     ],
 )  # fmt: skip
 def test_flags_of_other_servers(argv: str, want: dict[str, object]) -> None:
@@ -121,7 +129,10 @@ def test_flags_of_other_servers(argv: str, want: dict[str, object]) -> None:
     [(["--num-beams", "2"], "use_beam_search"), (["--ssl-keyfile", "x"], "reverse proxy"),
      (["--max-concurent-requests", "2"], "did you mean '--max-concurrent-requests'"),
      (["--tool-call-parser", "pythonic"], "must be one of"), (["--reasoning-parser", "granite"], "--no-reasoning"),
-     (["--allowed-origins", "[1]"], "JSON list")],
+     (["--allowed-origins", "[1]"], "JSON list"), (["--spec-method", "ngram"], "speculative decoding"),
+     (["--grammar", "root ::= x"], "requests say it"), (["-j", "{}"], "requests say it"), (["--ngrok"], "no tunnels"),
+     (["--quantization_bit", "4"], "--quantization"), (["--lora", "x.gguf"], "NAME=DIR"),
+     (["--mirostat", "2"], "sampler"), (["--middleware", "a.b"], "no code"), (["--system", "x"], "system message")],
 )  # fmt: skip
 def test_flags_of_other_servers_that_cannot_be_had(argv: list[str], text: str) -> None:
     with pytest.raises(ConfigError, match=text):

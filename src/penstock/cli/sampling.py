@@ -24,7 +24,7 @@ OPTIONS: dict[str, Row] = {
     "frequency_penalty": ("by how often they were (default: 0)", number, ()),
     "seed": ("the same seed gives the same answer", whole, ("-s",)),
     "n": ("answers for each prompt (default: 1)", whole, ("num-return-sequences",)),
-    "stop": ("end before this text; may be repeated", str, ("stop-strings", "reverse-prompt", "-r")),
+    "stop": ("end before this text; may be repeated", str, ("stop-strings", "reverse-prompt", "stop-words", "-r")),
     "stop_token_ids": ("end after this token; may be repeated", whole, ("stop-token-id",)),
     "min_tokens": ("least tokens of an answer (default: 0)", whole, ("min-new-tokens",)),
     "num_beams": ("beam search with N beams, best answers first", whole, ("beam-size",)),

@@ -191,7 +191,7 @@ def serve_options(args: argparse.Namespace) -> dict[str, Any]:
     engine = engine_kwargs(rest) | ({} if wish is None else {"model": wish})
     if engine.get("max_model_len") == 0:  # llama-server's word for the model's own
         del engine["max_model_len"]
-    if getattr(args, "no_webui", False):
+    if getattr(args, "no_webui", False) or getattr(args, "no_ui", False):
         found["disabled_dialects"] = [*found.get("disabled_dialects", []), "page"]
     return {**found, **translated(args), **engine}
 
