@@ -145,6 +145,26 @@ def test_choice_none_reads_no_calls(talker, client):
     assert choice.message.content == text and choice.finish_reason == "stop" and choice.message.tool_calls is None
 
 
+@pytest.mark.parametrize(
+    ("said", "count"), [("<think>\nhm\n</think>\n\nWell.", 19), ("Well.", 0), ("<think>never en", 15), ("<thin ice", 0)]
+)
+def test_thoughts_are_counted(talker, said, count):
+    """Tokens are bytes here. In the usage of chats and responses, whole and streamed, of all answers."""
+    talker.say(said)
+    chat = {"messages": [{"role": "user", "content": "x"}], "max_tokens": len(said), "n": 2}
+    usage = talker.post("/v1/chat/completions", chat).json["usage"]
+    assert usage["completion_tokens_details"] == {"reasoning_tokens": 2 * count}
+    assert usage["completion_tokens"] == 2 * len(said)
+    streamed = {**chat, "stream": True, "stream_options": {"include_usage": True}}
+    assert talker.post("/v1/chat/completions", streamed).events[-1]["usage"]["completion_tokens_details"] == {
+        "reasoning_tokens": 2 * count
+    }
+    asked = {"input": "x", "max_output_tokens": len(said)}
+    assert talker.post("/v1/responses", asked).json["usage"]["output_tokens_details"] == {"reasoning_tokens": count}
+    last = talker.post("/v1/responses", {**asked, "stream": True}).events[-1]["response"]
+    assert last["usage"]["output_tokens_details"] == {"reasoning_tokens": count}
+
+
 def test_reasoning_is_told_apart(talker, client):
     talker.say("<think>\nTwo and two…\n</think>\n\nFour.")
     message = client.chat.completions.create(**ASK).choices[0].message

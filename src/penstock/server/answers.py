@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
@@ -28,11 +29,16 @@ class Thoughts:
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens of a call so far."""
+    """Tokens of a call so far. ``reasoning``: those of ``completion`` that are thoughts, where it is counted."""
 
     prompt: int = 0
     completion: int = 0
     cached: int = 0
+    reasoning: int | None = None
+
+
+Counter = Callable[[Sequence[int]], int]
+"""How many of an answer's next tokens are thoughts."""
 
 
 class Answers:
@@ -46,6 +52,12 @@ class Answers:
         self._generated = [0] * count
         self._limits = [0] * count
         self._spans: list[RequestSpan] = []
+        self._counters: defaultdict[tuple[int, int], Counter] | None = None
+
+    def count_thoughts(self, make: Callable[[], Counter] | None) -> None:
+        """From now on; ``make`` None where there are none."""
+        self.usage.reasoning = 0
+        self._counters = None if make is None else defaultdict(make)
 
     @classmethod
     async def submit(
@@ -168,6 +180,9 @@ class Answers:
             new = sum(len(answer.token_ids) for answer in output.outputs)
             self._generated[i] += new
             self.usage.completion += new
+            if self._counters is not None:
+                thoughts = sum(self._counters[i, each.index](each.token_ids) for each in output.outputs)
+                self.usage.reasoning = (self.usage.reasoning or 0) + thoughts
             if first:
                 self.usage.cached += output.num_cached_tokens
                 first = False

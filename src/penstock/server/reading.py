@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from penstock.chat import template
 from penstock.errors import PenstockError, RequestError
-from penstock.server.answers import Thoughts
+from penstock.server.answers import Counter, Thoughts
 from penstock.server.state import Served, State
 from penstock.server.tools.check import Offer
 from penstock.server.tools.formats import FORMATS, SHOWS_CONTROL, detect
 from penstock.server.tools.pieces import Parser, Piece, Reasoning, Text, ToolCall, held_back
 from penstock.types.params import MAX_TOKENS
+
+if TYPE_CHECKING:
+    from penstock.text.tokenizer import Tokenizer
 
 THINK, THOUGHT = "<think>", "</think>"
 
@@ -49,6 +54,13 @@ class Reading:
     def shows_control(self) -> bool:
         """Whether control tokens must stay in the text for calls to be found."""
         return self.format in SHOWS_CONTROL
+
+    def counter(self, tokenizer: Tokenizer | None) -> Callable[[], Counter] | None:
+        """Counters of an answer's thoughts, where the family marks them."""
+        if not self.reasons or tokenizer is None:
+            return None
+        token_bytes = tokenizer.token_bytes
+        return lambda: _Count(token_bytes, self.starts_inside).feed
 
     def parser(self) -> Parser:
         calls = FORMATS[self.format](self.names) if self.format else None
@@ -135,6 +147,36 @@ class _Both:
                     continue
             found.append(piece)
         return found
+
+
+class _Count:
+    """Tokens up to the end of the thoughts at an answer's beginning, marks included."""
+
+    def __init__(self, token_bytes: Callable[[int], bytes], inside: bool) -> None:
+        self._bytes = token_bytes
+        self._inside = inside
+        self._over = False
+        self._text = b""
+        self._undecided = 0
+
+    def feed(self, ids: Sequence[int]) -> int:
+        if self._over:
+            return 0
+        count, self._undecided = self._undecided, 0
+        for token in ids:
+            self._text += self._bytes(token)
+            count += 1
+            if not self._inside:
+                begun = self._text.lstrip()
+                self._inside = begun.startswith(THINK.encode())
+                self._over = not self._inside and not THINK.encode().startswith(begun)
+            if self._inside:
+                self._over = THOUGHT.encode() in self._text
+                self._text = self._text[-len(THOUGHT) :]
+            if self._over:
+                break
+        self._undecided = 0 if self._inside or self._over else count
+        return count if self._inside else 0
 
 
 class _Thoughts:

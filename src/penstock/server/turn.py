@@ -142,6 +142,7 @@ async def begin(
     must = wish(grammar, offer, tools, parallel=parallel)
     params = replace(params, output_kind=kind, skip_special_tokens=skip, structured_outputs=must)
     answers = await Answers.submit(served, [prompt], params, thoughts=how.thoughts, within_context=within_context)
+    answers.count_thoughts(how.counter(served.llm.model.tokenizer))
     return Turn(served, answers, how)
 
 

@@ -123,12 +123,15 @@ def answer_id(prefix: str, request: Generation, request_id: str) -> str:
 
 
 def usage(count: Usage) -> dict[str, Any]:
-    return {
+    found: dict[str, Any] = {
         "prompt_tokens": count.prompt,
         "completion_tokens": count.completion,
         "total_tokens": count.prompt + count.completion,
         "prompt_tokens_details": {"cached_tokens": count.cached},
     }
+    if count.reasoning is not None:
+        found["completion_tokens_details"] = {"reasoning_tokens": count.reasoning}
+    return found
 
 
 def timings(times: RequestMetrics | None) -> dict[str, Any] | None:

@@ -53,6 +53,7 @@ async def chat(call: Call) -> Reply | Stream:
         work.params = replace(work.params, skip_special_tokens=False)
     work.prompt = prompt
     answers = await Answers.submit(served, [prompt], work.params, adapt.engine_options(request), work.reading.thoughts)
+    answers.count_thoughts(work.reading.counter(served.llm.model.tokenizer))
     if request.stream:
         return Stream(work.chunks(answers), lambda p: event(error_body(p)) + DONE, answers.close)
     (output,) = await answers.finals()
