@@ -147,3 +147,19 @@ def test_no_json_makes_a_server_error(server, body, path):
     data = json.dumps(body).encode("utf-8", "surrogatepass")
     assert server.post(path, data).status in (200, 400, 404)
     assert server.idle() or server.get("/health").status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x" * 5000}]}, "messages"),
+        ("/v1/completions", {"prompt": "x" * 5000}, "prompt"), ("/v1/embeddings", {"input": ""}, "input"),
+        ("/v1/responses", {"input": "x" * 5000}, "input"),
+        ("/v1/responses", {"input": "x", "max_output_tokens": 5000}, "max_output_tokens"),
+        ("/v1/chat/completions", {}, "messages"), ("/v1/embeddings", {}, "input"),
+        ("/v1/completions", {"prompt": "x", "stream_options": []}, "stream_options"),
+    ],
+)  # fmt: skip
+def test_the_field_has_the_name_that_the_request_gave_it(server, path, body, param):
+    answer = server.post(path, body)
+    assert answer.status == 400 and answer.error["param"] == param

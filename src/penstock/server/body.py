@@ -14,6 +14,7 @@ from penstock.errors import RequestError, nearest
 T = TypeVar("T", bound=msgspec.Struct)
 
 _AT = re.compile(r" - at `\$\.?(.*)`$")
+_MISSING = re.compile(r"Object missing required field `(.*)`$")
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -70,6 +71,8 @@ def field_error(error: Exception) -> RequestError:
     text = str(error)
     match = _AT.search(text)
     param = match.group(1) if match else None
+    if missing := _MISSING.match(text):
+        return RequestError(f"{missing[1]} is missing", missing[1])
     if not match:
         return RequestError(text, None)
     return RequestError(f"{param}: {text[: match.start()]}", param)

@@ -7,14 +7,17 @@ import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 from uuid import uuid4
 
+import msgspec
 from starlette.routing import compile_path
 from starlette.types import Message, Receive, Scope, Send
 
 from penstock.errors import OverloadedError
+from penstock.server.body import field_names
 from penstock.server.current import CURRENT, Current
 from penstock.server.disconnect import unless_gone
 from penstock.server.errors import ClientGone, HttpError, Problem, not_found, problem
@@ -28,6 +31,8 @@ logger = logging.getLogger("penstock.access")
 
 LOADS = 4
 """How often a request's model may be loaded and lost again before it gets its turn."""
+ALIASES = {"prompt": ("messages", "input", "inputs"), "max_tokens": ("max_output_tokens",)}
+"""Fields that requests of some kinds have under other names."""
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -99,6 +104,7 @@ class _Exchange:
         self.dialect = edge.dialect_of(scope["path"])
         self.status = 0
         self.route, self.quiet = "unmatched", False
+        self.body: type[msgspec.Struct] | None = None
         self._deadline: asyncio.Timeout | None = None
         self.began = time.perf_counter()
         tracing = self.state.tracing
@@ -155,7 +161,7 @@ class _Exchange:
         except HttpError:
             self.state.keys.check(self.headers)
             raise
-        self.route, self.quiet = found[0].path, found[0].quiet
+        self.route, self.quiet, self.body = found[0].path, found[0].quiet, found[0].body
         return found
 
     async def _tracked(self, endpoint: Endpoint, call: Call, client: str) -> None:
@@ -227,6 +233,7 @@ class _Exchange:
             self.state.metrics.rejections[found.kind] += 1
         if self.status:
             return
+        found = replace(found, param=self._field(found.param))
         form = self.call.error if self.call is not None else None
         status, value = (form or self.dialect.error)(found)
         body = encode(value)
@@ -235,6 +242,13 @@ class _Exchange:
             await self._send({"type": "http.response.body", "body": b"" if self._head else body})
         except ClientGone:
             self.state.metrics.disconnects += 1
+
+    def _field(self, param: str | None) -> str | None:
+        """What the field at fault is called in this request's own body."""
+        known = field_names(self.body) if self.body is not None else frozenset()
+        if param is None or param in known:
+            return param
+        return next((name for name in ALIASES.get(param, ()) if name in known), param)
 
     @property
     def _head(self) -> bool:
