@@ -274,11 +274,12 @@ def _tokenizer(config: Config, checkpoint: Checkpoint) -> Tokenizer | None:
     """The tokenizer that was named, else the checkpoint's own: in its folder, or inside a GGUF file."""
     if config.model.skip_tokenizer_init:
         return None
+    from penstock.checkpoints.readers import is_gguf
     from penstock.text.tokenizer import Tokenizer
 
     named = Path(config.model.tokenizer) if config.model.tokenizer else None
     file = named or (checkpoint.files[0] if checkpoint.files else None)
-    if file is not None and file.suffix == ".gguf":
+    if file is not None and is_gguf(file):
         from penstock.checkpoints.gguf import read_metadata
 
         metadata = None if named else getattr(checkpoint.weights, "metadata", None)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from penstock.errors import CheckpointError
+from tests.adapters.some import generate, open_llm, write_peft
 from tests.harness import EXECUTORS, open_runner
 
 torch = pytest.importorskip("torch")
@@ -161,3 +164,70 @@ def test_prefill_chunks_and_decode_agree_with_transformers(reference: Reference,
             assert difference < tolerance, f"chunks {chunks}: {difference:.2e}"
         assert runner.greedy(reference.ids, NEW) == reference.tokens
         assert runner.greedy(reference.ids, NEW, [11]) == reference.tokens
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int], np.ndarray]:
+    """Gemma 3 that also sees: the checkpoint, a text, and its logits."""
+    text = {**ODD, "num_hidden_layers": 3, "head_dim": 16, "sliding_window": 8, "sliding_window_pattern": 3,
+            "pad_token_id": 0, "bos_token_id": None}  # fmt: skip
+    vision = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 28, "patch_size": 14}  # fmt: skip
+    tokens = {"boi_token_index": 128, "eoi_token_index": 129, "image_token_index": 130}
+    config = transformers.AutoConfig.for_model(
+        "gemma3", text_config=text, vision_config=vision, mm_tokens_per_image=4, **tokens
+    )
+    torch.manual_seed(3)
+    model = transformers.Gemma3ForConditionalGeneration(config).float().eval()
+    folder = tmp_path_factory.mktemp("seeing")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.25)
+        model.save_pretrained(folder)
+        ids = torch.randint(0, 127, (1, PROMPT))
+        return folder, ids[0].tolist(), model(ids).logits[0].numpy()
+
+
+@pytest.mark.parametrize("place", ["language_model.model.", "model.language_model."])
+def test_the_text_of_a_model_that_also_sees(
+    place: str, seeing: tuple[Path, list[int], np.ndarray], tmp_path: Path
+) -> None:
+    """Under the names of transformers before and since 4.52, a LoRA's likewise."""
+    from safetensors.numpy import load_file, save_file
+
+    folder, ids, expected = seeing
+    tensors = load_file(folder / "model.safetensors")
+    renamed = {}
+    for name, array in tensors.items():
+        inner = name.removeprefix("model.").removeprefix("language_model.").removeprefix("model.")
+        renamed[name if "language_model" not in name else place + inner] = array
+    assert any(name.startswith(place) for name in renamed) and any("vision_tower" in name for name in renamed)
+    save_file(renamed, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    with open_runner(tmp_path, "native") as runner:
+        assert np.abs(runner.prefill(ids) - expected).max() < 2e-4 * max(1.0, float(expected.std()))
+    module = f"base_model.model.{place}layers.0.self_attn.q_proj"
+    a, b = np.ones((2, 60), np.float32), np.ones((96, 2), np.float32)
+    lora = write_peft(tmp_path / "lora", {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b})
+    with open_llm(tmp_path, max_model_len=48) as llm:
+        llm.load_adapter("a", lora)
+        assert generate(llm, [ids[:9]], adapter="a") != generate(llm, [ids[:9]])
+
+
+def test_sizes_that_a_model_that_also_sees_does_not_say(seeing: tuple[Path, list[int], np.ndarray]) -> None:
+    """The published files leave out what is transformers' default."""
+    from penstock.models.registry import resolve
+
+    config = json.loads((seeing[0] / "config.json").read_text())
+    published = {**config, "text_config": {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
+                 "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}}  # fmt: skip
+    arch = resolve(published).architecture(published)
+    theirs = transformers.Gemma3Config(text_config=published["text_config"]).text_config
+    first = arch.blocks[0].attention
+    assert (arch.vocab_size, len(arch.blocks)) == (theirs.vocab_size, theirs.num_hidden_layers)
+    assert first is not None
+    assert (first.heads, first.kv_heads, first.head_dim, first.window) == (
+        theirs.num_attention_heads, theirs.num_key_value_heads, theirs.head_dim, theirs.sliding_window
+    )  # fmt: skip
+    with pytest.raises(CheckpointError, match="text_config"):
+        resolve(config).architecture({"model_type": "gemma3"})

@@ -99,7 +99,7 @@ def test_what_a_configuration_means(config: dict[str, Any], expected: Any) -> No
     [
         ({"quant_method": "bitsandbytes"}, "'bitsandbytes' cannot be read"),
         ({"quant_method": "gtpq"}, "did you mean 'gptq'"),
-        ({"quant_method": None, "x": 1}, "cannot be read"),
+        ({"quant_method": None, "x": 1}, "no quant_method; set it to one of awq, gptq"),
         ({"quant_method": "awq", "bits": 3}, "AWQ of 3 bits"),
         ({"quant_method": "awq", "bits": 4, "version": "gemv_fast"}, "layout 'gemv_fast'"),
         ({"quant_method": "gptq", "bits": 3}, "GPTQ of 3 bits"),

@@ -196,6 +196,27 @@ def test_the_end_of_a_turn_ends_an_answer(tmp_path: Path) -> None:
         assert checkpoint.config["eos_token_id"] == [2, 7]
 
 
+@pytest.mark.parametrize("name", ["model.GGUF", "sha256-0011aabb"])
+def test_a_file_is_known_by_its_first_bytes(tmp_path: Path, name: str) -> None:
+    """As Ollama keeps them, or in capitals."""
+    path, _ = convert("llama", tmp_path)
+    other = path.rename(tmp_path / name)
+    with Checkpoint.open(other) as checkpoint:
+        assert checkpoint.config["gguf"] == "llama"
+
+
+def test_files_that_are_no_models_say_what_they_are(tmp_path: Path) -> None:
+    for facts, said in (
+        ({"general.architecture": "llama", "general.type": "adapter"}, "an adapter"),
+        ({"general.architecture": "clip", "general.type": "mmproj"}, "what sees pictures"),
+        ({"general.architecture": "clip"}, "what sees pictures"),
+        ({"general.type": "imatrix"}, "statistics of activations"),
+    ):
+        path = write(tmp_path / "other.gguf", facts, {"x": np.zeros((2, 32), np.float32)})
+        with pytest.raises(UnsupportedError, match=f"holds {said}.*give the model's own file"):
+            Checkpoint.open(path)
+
+
 def test_llama_3_s_factors_are_known_again(tmp_path: Path) -> None:
     with Checkpoint.open(golden("llama3") / "ckpt", weights=False) as checkpoint:
         config = checkpoint.config

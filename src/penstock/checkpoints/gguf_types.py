@@ -49,7 +49,7 @@ def type_of(number: int, tensor: str, path: Path) -> GgmlType:
     found = TYPES.get(number)
     if found is None:
         name = REFUSED.get(number, f"number {number:,}")
-        known = ", ".join(sorted(kind.name.upper() for kind in TYPES.values()))
+        known = ", ".join(name.upper() for name in ("f32", "f16", "bf16", *BLOCK_IDS.values()))
         raise UnsupportedError(
             f"{path}: tensor '{tensor}' has the type {name.upper()}, which cannot be read; use a file whose "
             f"tensors are {known}"

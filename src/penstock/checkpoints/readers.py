@@ -148,9 +148,20 @@ def open_with_config(path: Path) -> tuple[dict[str, Any], WeightSource, list[Pat
     return None
 
 
+def is_gguf(file: Path) -> bool:
+    """Whether ``file`` is, or claims to be, a GGUF file: by its name, or as Ollama keeps them, by its first bytes."""
+    if file.name.lower().endswith(".gguf"):
+        return True
+    try:
+        with file.open("rb") as opened:
+            return opened.read(4) == b"GGUF"
+    except OSError:
+        return False
+
+
 def _reader_of(file: Path) -> Reader:
     for reader in READERS:
-        if file.name.endswith(reader.endings):
+        if file.name.lower().endswith(reader.endings) or (reader.name == "gguf" and is_gguf(file)):
             return reader
     raise UnsupportedError(
         f"{file}: not a weights file that penstock knows; give a folder, or a file that ends "

@@ -21,6 +21,12 @@ from penstock.models.rules import Permute, Rule, Transform, ignore, rename, spli
 KEY = "gguf"
 """The key of a configuration made here; its value names llama.cpp's architecture."""
 
+OTHERS = {
+    "adapter": "an adapter (a LoRA in llama.cpp's form; penstock reads PEFT's)",
+    "mmproj": "what sees pictures (mmproj)", "imatrix": "statistics of activations (imatrix)",
+}  # fmt: skip
+"""``general.type`` of files that are no models."""
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -31,6 +37,8 @@ def config(metadata: Mapping[str, Any], shapes: Shapes, tensor: TensorOf) -> dic
     ``CheckpointError`` for metadata that is missing or no sense.
     """
     name = metadata.get("general.architecture")
+    if (other := OTHERS.get(str(metadata.get("general.type", "")).lower())) or name == "clip":
+        raise UnsupportedError(f"the file holds {other or OTHERS['mmproj']}, not a model: give the model's own file")
     if not isinstance(name, str):
         raise CheckpointError("the metadata has no general.architecture")
     if not shapes:

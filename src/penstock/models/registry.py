@@ -17,6 +17,7 @@ FILES: dict[str, str] = {
     "chatglm": "chatglm",
     "gemma": "gemma",
     "gemma2": "gemma",
+    "gemma3": "gemma3",
     "gemma3_text": "gemma3_text",
     "glm": "glm",
     "glm4": "glm",

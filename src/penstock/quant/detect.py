@@ -136,6 +136,10 @@ def method_of(stored: Mapping[str, Any]) -> str:
     if given is None and stored.get("bits") and "desc_act" in stored:
         given = "gptq"
     method = SYNONYMS.get(str(given).lower(), str(given).lower())
+    if given is None:
+        raise UnsupportedError(
+            f"config.json: quantization_config has no quant_method; set it to one of {', '.join(METHODS)}"
+        )
     if method not in METHODS:
         raise UnsupportedError(
             f"config.json: weights quantised by '{str(given)[:60]}' cannot be read{nearest(method, METHODS)}; "
