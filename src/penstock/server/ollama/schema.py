@@ -23,7 +23,7 @@ class Options(msgspec.Struct, kw_only=True):
 
 HARMLESS_OPTIONS = frozenset({
     "num_ctx", "num_keep", "num_batch", "num_gpu", "main_gpu", "num_thread", "use_mmap", "use_mlock", "numa",
-    "low_vram", "repeat_last_n", "f16_kv", "vocab_only",
+    "low_vram", "repeat_last_n", "f16_kv", "vocab_only", "logits_all", "embedding_only",
 })  # fmt: skip
 """Settings of the machine, which the server has made already; ``repeat_last_n``: penalties look at everything."""
 REFUSED_OPTIONS: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -76,5 +76,6 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "template": (("",), "is not accepted from requests: give it to the server with --chat-template"),
     "suffix": (("",), "asks for text in the middle, which these models are not trained for: leave it out"),
     "images": (([],), "is not available: these models read text"),
+    **dict.fromkeys(("width", "height", "steps"), ((0,), "is not available: these models write text")),
     "context": (([],), "is an old form of memory: use /api/chat"),
 }

@@ -131,6 +131,8 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "chat_template_content_format": (("auto",), "is chosen by the server: leave it out"),
     "audio": ((), "is not available: these models write text"),
     "modalities": ((["text"],), "can only be ['text']: these models write text"),
+    "tool_prompt": (("",), "is not accepted: the model's template shows tools as it was trained to see them"),
+    "guideline": ((), "is not available: say it in a message"),
     "functions": (([],), "is an old name: use tools"),
     "function_call": (("none", "auto"), "is an old name: use tool_choice"),
     "web_search_options": ((), "is not available: this server searches nothing"),

@@ -77,12 +77,14 @@ INCLUDES = (
 """What ``include`` may ask for; of what there never is here, there is nothing to include."""
 HARMLESS = frozenset({
     "user", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options",
-    "stream_options", "moderation", "max_tool_calls",
+    "stream_options", "moderation", "max_tool_calls", "access_programs",
 })  # fmt: skip
 _NOT_HERE = "is not available in this version: leave it out"
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "background": ((False,), _NOT_HERE),
     "conversation": ((), "is not available: use previous_response_id"),
     "prompt": ((), _NOT_HERE),
+    "image": ((), "is not available: these models write text"),
+    "personality": ((), "is not available: say it in instructions"),
     "context_management": ((), _NOT_HERE),
 }
