@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import time
 
@@ -205,3 +206,14 @@ def test_pages_of_other_origins_may_not_call_unless_named(server, llm):
         answer = open_server.get("/version", Origin="https://good.example")
         assert answer.status == 200 and answer.headers["access-control-allow-origin"] == "https://good.example"
         assert open_server.get("/version", Origin="https://evil.example").status == 403
+
+
+def test_a_compressed_body_is_told(server):
+    import gzip
+
+    data = gzip.compress(b'{"prompt": "a"}')
+    for path in ("/v1/completions", "/api/chat"):
+        answer = server.request("POST", path, data, {"Content-Encoding": "gzip", "Content-Length": str(len(data))})
+        assert answer.status == 415 and b"without encoding" in answer.body
+    plain = server.post("/v1/completions", {"prompt": "a", "max_tokens": 1}, Content_Encoding="identity")
+    assert plain.status == 200

@@ -49,7 +49,10 @@ def check_content_type(headers: Mapping[str, str]) -> None:
 
 
 async def read_body(receive: Receive, headers: Mapping[str, str], options: ServerOptions) -> bytes:
-    """The whole body. Raises 413 beyond ``max_body``, 408 when it takes longer than ``body_timeout``."""
+    """The whole body. Raises 415 for a compressed one, 413 beyond ``max_body``, 408 when it takes longer than
+    ``body_timeout``."""
+    if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise HttpError(415, "unsupported_media_type", "bodies are not decompressed here: send it without encoding")
     limit = options.max_body
     length = headers.get("content-length", "")
     too_long = length.isdigit() and int(length[:20]) > limit
