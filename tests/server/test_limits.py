@@ -209,8 +209,6 @@ def test_pages_of_other_origins_may_not_call_unless_named(server, llm):
 
 
 def test_a_compressed_body_is_told(server):
-    import gzip
-
     data = gzip.compress(b'{"prompt": "a"}')
     for path in ("/v1/completions", "/api/chat"):
         answer = server.request("POST", path, data, {"Content-Encoding": "gzip", "Content-Length": str(len(data))})
