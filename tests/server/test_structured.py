@@ -12,6 +12,8 @@ import pytest
 
 from penstock.errors import RequestError
 from penstock.server.structured import for_calls, from_response_format, from_structured_outputs
+from penstock.server.tools.formats import FORMATS
+from penstock.server.tools.pieces import Text
 from penstock.text.structured.thoughts import AfterThoughts
 from penstock.text.structured.trial import Trial
 from penstock.types import Constraint, StructuredOutputs
@@ -164,6 +166,50 @@ def test_a_call_that_must_be(talker, choice, names):
     (call,) = choice["message"]["tool_calls"]
     assert choice["finish_reason"] == "tool_calls" and call["function"]["name"] in names
     assert isinstance(json.loads(call["function"]["arguments"]), dict)
+
+
+def test_calls_that_must_be_come_one_by_one_and_may_be_cut_short():
+    whole = ' [ {"name": "get", "arguments": {"a": "]}{[\\""}},\n{"name":"put","arguments":{"b":[1,{}]}}]'
+    for size in (1, 3, len(whole)):
+        parser, when = FORMATS["forced"](("get", "put")), []
+        for at in range(0, len(whole), size):
+            when += [(at + size, p.name, json.loads(p.arguments)) for p in parser.feed(whole[at : at + size])]
+        assert parser.finish() == []
+        assert [w[1:] for w in when] == [("get", {"a": ']}{["'}), ("put", {"b": [1, {}]})]
+        assert when[0][0] < len(whole) or size == len(whole)
+    cut = whole.index("[1,")
+    parser = FORMATS["forced"](("get", "put"))
+    first, second = [*parser.feed(whole[:cut]), *parser.finish()]
+    assert (first.name, second.name, second.arguments) == ("get", "put", '{"b":')
+    parser = FORMATS["forced"](("get",))
+    assert [*parser.feed('[{"na'), *parser.finish()] == [Text('{"na')]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_ends_within_a_call(talker, stream):
+    """As OpenAI's: the call as far as it came, and why it ends."""
+    talker.free()
+    schema = {"type": "object", "properties": {"a": {"type": "string", "minLength": 500}}, "required": ["a"]}
+    tools = [{"type": "function", "function": {"name": "get", "parameters": schema}}]
+    body = {
+        "messages": HELLO,
+        "max_tokens": 120,
+        "tools": tools,
+        "tool_choice": "required",
+        "stream": stream,
+        "seed": 1,
+    }
+    answer = talker.post("/v1/chat/completions", body)
+    if stream:
+        calls = [c for e in answer.events for c in e["choices"][0]["delta"].get("tool_calls", ())]
+        arguments = "".join(c["function"].get("arguments", "") for c in calls)
+        reason = answer.events[-1]["choices"][0]["finish_reason"]
+    else:
+        (choice,) = answer.json["choices"]
+        arguments, reason = choice["message"]["tool_calls"][0]["function"]["arguments"], choice["finish_reason"]
+    assert reason == "length" and arguments.lstrip().startswith("{")
+    told = talker.post("/api/chat", {"messages": HELLO, "tools": tools, "stream": False, "options": {"num_predict": 9}})
+    assert told.status == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -77,7 +77,7 @@ async def chat(call: Call) -> Reply | Stream:
         if thoughts := _joined(pieces, Reasoning):
             message["thinking"] = thoughts
         calls = [
-            {"function": {"name": p.name, "arguments": read_json(p.arguments)}}
+            {"function": {"name": p.name, "arguments": read_json(p.arguments) or {}}}
             for p in pieces
             if isinstance(p, ToolCall)
         ]

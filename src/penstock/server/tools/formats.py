@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 
 from penstock.server.tools.arguments import python_arguments
@@ -9,6 +10,7 @@ from penstock.server.tools.pieces import Marked, Parser, Piece, Text, ToolCall, 
 
 OPENING = ('{"name"', '{"type"', '{"function"', '{"parameters"', '{"arguments"')
 PYTHON_TAG = "<|python_tag|>"
+_BEGUN = re.compile(r'\s*\{\s*"name"\s*:\s*"([^"\\]*)"\s*,\s*"arguments"\s*:\s*')
 
 
 def hermes(names: Collection[str]) -> Parser:
@@ -119,18 +121,50 @@ class glm:  # noqa: N801
 
 
 class forced:  # noqa: N801
-    """An answer that was made to be a JSON list of calls, whatever the family's own format."""
+    """An answer that was made to be a JSON list of calls, whatever the family's own format: each is given when it is
+    closed. One that the answer's end cuts short keeps the arguments that there are, which are no whole JSON then."""
 
     def __init__(self, names: Collection[str]) -> None:
         self._held: list[str] = []
+        self._depth = 0
+        self._quoted = self._escaped = False
+        self._found = False
 
     def feed(self, text: str) -> list[Piece]:
-        self._held.append(text)
-        return []
+        found: list[Piece] = []
+        begin = 0
+        for i, char in enumerate(text):
+            if self._escaped:
+                self._escaped = False
+            elif self._quoted:
+                self._escaped, self._quoted = char == "\\", char != '"'
+            elif char == '"':
+                self._quoted = True
+            elif char in "[{":
+                self._depth += 1
+                if self._depth == 2:
+                    begin, self._held = i, []
+            elif char in "]}":
+                self._depth -= 1
+                if self._depth == 1:
+                    found += self._closed("".join(self._held) + text[begin : i + 1])
+                    begin = i + 1
+        self._held.append(text[begin:])
+        return found
 
     def finish(self) -> list[Piece]:
-        whole, self._held = "".join(self._held), []
-        return _list(as_calls(read_json(whole))) or ([Text(whole)] if whole else [])
+        rest, self._held = "".join(self._held), []
+        if begun := _BEGUN.match(rest):
+            return [ToolCall(begun[1], rest[begun.end() :])]
+        if self._found or not rest:
+            return []
+        return _list(as_calls(read_json(rest))) or [Text(rest)]
+
+    def _closed(self, text: str) -> list[Piece]:
+        self._held = []
+        found = _list(as_calls(read_json(text)))
+        self._found = self._found or bool(found)
+        return found or [Text(text)]
 
 
 class _Trimmed:
