@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 import pytest
 
@@ -16,22 +14,6 @@ errors = pytest.importorskip("text_generation.errors")
 pytestmark = pytest.mark.filterwarnings("ignore:The `dict` method is deprecated:DeprecationWarning")
 HELLO = [{"role": "user", "content": "hello"}]
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
-
-
-def until_done(pieces: Iterator[Any]) -> Iterator[Any]:
-    """The client (0.7.0) reads ``[DONE]``, which TGI's server sends as well, as JSON."""
-    try:
-        yield from pieces
-    except json.JSONDecodeError:
-        return
-
-
-async def until_done_async(pieces: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    try:
-        async for piece in pieces:
-            yield piece
-    except json.JSONDecodeError:
-        return
 
 
 @pytest.fixture
@@ -94,8 +76,8 @@ def test_chats_whole_and_streamed(talker):
     whole = client.chat(messages=HELLO, max_tokens=40)
     assert whole.choices[0].message.content == "Hello, you." and whole.choices[0].finish_reason == "stop"
     assert whole.usage["completion_tokens"] == 12
-    # The client wants a role in every piece, which TGI's server gives.
-    pieces = list(until_done(client.chat(messages=HELLO, max_tokens=40, stream=True)))
+    # The client (0.7.0) wants a role in every piece, as TGI's server gives, and JSON in every line.
+    pieces = list(client.chat(messages=HELLO, max_tokens=40, stream=True))
     assert "".join(p.choices[0].delta.content or "" for p in pieces) == "Hello, you."
     assert {p.choices[0].delta.role for p in pieces} == {"assistant"}
     talker.say('<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>')
@@ -109,7 +91,7 @@ async def test_the_asynchronous_client(server):
     pieces = [e async for e in client.generate_stream("abc", max_new_tokens=6)]
     assert pieces[-1].generated_text == whole.generated_text
     chat = await client.chat(messages=HELLO, max_tokens=6, seed=1)
-    streamed = [e async for e in until_done_async(await client.chat(messages=HELLO, max_tokens=6, seed=1, stream=True))]
+    streamed = [e async for e in await client.chat(messages=HELLO, max_tokens=6, seed=1, stream=True)]
     assert chat.model == NAME
     assert "".join(e.choices[0].delta.content or "" for e in streamed) == (chat.choices[0].message.content or "")
 

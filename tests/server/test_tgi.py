@@ -149,6 +149,14 @@ def test_a_watermark_is_made(server):
     assert server.post("/generate", {"inputs": "abc", "parameters": greedy}).status == 200
 
 
+def test_its_clients_chats_end_without_a_word(server):
+    """``[DONE]`` is no JSON, for which the text-generation client takes every line. It writes out every field."""
+    body = {"model": "tgi", "messages": [{"role": "user", "content": "x"}], "max_tokens": 3, "stream": True}
+    assert server.post("/v1/chat/completions", body).body.endswith(b"data: [DONE]\n\n")
+    mine = server.post("/v1/chat/completions", {**body, "logit_bias": None, "repetition_penalty": None, "seed": 3})
+    assert mine.status == 200 and b"[DONE]" not in mine.body and mine.events[-1]["choices"][0]["finish_reason"]
+
+
 def test_vertex_gives_the_texts(server):
     """Google's envelope: one text for each instance."""
     texts = [server.post("/generate", {"inputs": p, "parameters": GREEDY}).json["generated_text"] for p in ("abc", "x")]

@@ -26,10 +26,13 @@ from penstock.types import CompletionOutput, RequestOutput, SamplingParams
 
 
 async def chat(call: Call) -> Reply | Stream:
-    request = read(parse(call.body), ChatRequest, HARMLESS, REFUSED)
+    fields = parse(call.body)
+    request = read(fields, ChatRequest, HARMLESS, REFUSED)
     served = call.state.find(request.model)
     name = adapt.answer_id("chatcmpl", request, call.request_id)
-    work = _Chat(request, served, name, call.state.default_params(served))
+    # TGI's own client, which names this model and writes out every field, takes every line of a stream for JSON.
+    done = b"" if request.model == "tgi" and {"logit_bias", "repetition_penalty", "seed"} <= fields.keys() else DONE
+    work = _Chat(request, served, name, call.state.default_params(served), done)
     offer = check_tools(request.tools, request.tool_choice)
     grammar = adapt.grammar(request)
     prompt = await render_chat(
@@ -55,7 +58,7 @@ async def chat(call: Call) -> Reply | Stream:
     answers = await Answers.submit(served, [prompt], work.params, adapt.engine_options(request), work.reading.thoughts)
     answers.count_thoughts(work.reading.counter(served.llm.model.tokenizer))
     if request.stream:
-        return Stream(work.chunks(answers), lambda p: event(error_body(p)) + DONE, answers.close)
+        return Stream(work.chunks(answers), lambda p: event(error_body(p)) + done, answers.close)
     (output,) = await answers.finals()
     return reply(work.whole(output, answers))
 
@@ -68,6 +71,7 @@ class _Chat:
     served: Served
     id: str
     default: SamplingParams
+    done: bytes = DONE
     params: SamplingParams = field(init=False)
     reading: Reading = Reading()  # noqa: RUF009
     prompt: Prompt = field(default_factory=lambda: Prompt([]))
@@ -207,7 +211,8 @@ class _Chat:
         if with_usage:
             last = {**self.head, "choices": [], "usage": adapt.usage(answers.usage)}
             yield event({**last, "metrics": adapt.timings(answers.metrics)} if self.request.return_metrics else last)
-        yield DONE
+        if self.done:
+            yield self.done
 
 
 def _template_kwargs(request: ChatRequest) -> dict[str, Any] | None:
