@@ -22,7 +22,7 @@ enum class ScaleKind : uint8_t { f16, f32, super };
 // `shift` as wide as the scale, and with `super` u8 times -m.
 enum class ZeroKind : uint8_t { constant, u8, f16, f32, shift };
 
-constexpr int kStepInputs = 128;
+constexpr int kStepInputs = 256;
 // The sum of a part's inputs as such; or ready for weights of one kind: times -zero where that is constant, and with
 // whole_minima() those of two parts as 16 bits each in the first one's word.
 enum class SumForm : uint8_t { plain, ready };

@@ -186,7 +186,7 @@ void dot_plain(const PieceRun& b) {
         });
 }
 
-// Scales are whole numbers times one of the chunk: sums stay whole for a step. 128 inputs x 63 x 127 x 128 is well
+// Scales are whole numbers times one of the chunk: sums stay whole for a step. 256 inputs x 63 x 127 x 128 is well
 // within 31 bits.
 template <CodeKind kKind, bool kFetch, int R>
 void dot_super(const PieceRun& b) {

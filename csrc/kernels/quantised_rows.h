@@ -1,5 +1,7 @@
 // Rows beside quantised weights: inputs made whole numbers, and one row of the weights made floats.
 #pragma once
+#include <type_traits>
+
 #include "kernels/codes.h"
 #include "kernels/math.h"
 #include "kernels/table.h"
@@ -7,28 +9,21 @@
 namespace penstock {
 namespace {
 
-// One row of quantised inputs into a panel; x is in the order of the packed
-// inputs.
-void quantise_row(const Quant& q, SumForm form, const float* x, uint32_t* panel, int rows, int row) {
-    const auto largest = [](const float* p, int64_t n) {
-        F most = zero(), bad = zero();  // infinities and NaN make the scale NaN
-        for (int64_t i = 0; i < n; i += 16) {
-            const F v = load(p + i, static_cast<int>(n - i < 16 ? n - i : 16));
-            most = max(abs(v), most);
-            bad = fma(v, zero(), bad);
-        }
-        return max_of(most) + sum(bad);
-    };
-    const float of_row = q.one_scale ? largest(x, q.inputs) : 0;
-    const int64_t part = q.part(), step = part * q.parts_in_step();
-    const bool pairs = form == SumForm::ready && q.whole_minima();
-    const int32_t times = form == SumForm::ready && q.zeros == ZeroKind::constant ? -static_cast<int32_t>(q.zero) : 1;
+// Where a row's inputs go in a panel: f(step, inputs of the chunk before its filled-up input i) for every step in
+// order.
+struct InputStep {
+    const float* x;    // inputs of the chunk
+    int64_t from, to;  // filled-up inputs of the chunk
+    uint32_t* panel;   // the step's words
+};
+template <class Function>
+inline void each_step(const Quant& q, const float* x, uint32_t* panel, int rows, Function f) {
+    const int64_t part = q.part(), step = part * q.parts_in_step(), groups = q.groups();
+    const int64_t whole = q.per_chunk * q.padded(), step_words = 1 + step / 4 + step / part;
     const bool nothing_filled = q.group == q.padded();
-    panel += row;
-    for (int64_t g = 0; g < q.groups(); g += q.per_chunk) {
-        const int64_t filled = q.chunk_inputs(g);
-        const int64_t there = q.inputs - g * q.group;
-        const auto real = [&](int64_t i) {  // inputs of this chunk before its filled-up input i
+    for (int64_t g = 0; g < groups; g += q.per_chunk) {
+        const int64_t filled = g + q.per_chunk < groups ? whole : q.chunk_inputs(g), there = q.inputs - g * q.group;
+        const auto real = [&](int64_t i) {
             if (nothing_filled) return i < there ? i : there;
             const int64_t in_group = i % q.padded();
             const int64_t n = i / q.padded() * q.group + (in_group < q.group ? in_group : q.group);
@@ -36,42 +31,102 @@ void quantise_row(const Quant& q, SumForm form, const float* x, uint32_t* panel,
         };
         for (int64_t from = 0; from < filled; from += step) {
             const int64_t to = from + step < filled ? from + step : filled;
-            const float most = q.one_scale ? of_row : largest(x + real(from), real(to) - real(from));
-            const F factor = set(most > 0 ? 127.0f / most : 0.0f);
-            const float scale = most / 127.0f;
-            std::memcpy(panel, &scale, 4);
-            panel += rows;
-            uint32_t* even = nullptr;
-            for (int64_t begin = from; begin < to; begin += part) {
-                const int64_t n = (begin + part < to ? begin + part : to) - begin;
-                const int64_t first = real(begin), inputs = real(begin + n) - first;
-                F total = zero();
-                uint32_t* words = panel + rows;
-                for (int64_t i = 0; i < n; i += 16, words += 4 * rows) {
-                    const int count = static_cast<int>(inputs - i < 16 ? (inputs > i ? inputs - i : 0) : 16);
-                    const F v = min(max(round(load(x + first + i, count) * factor), set(-127)), set(127));
-                    total = total + v;
-                    int8_t bytes[16];
-                    store_i8(bytes, v);
-                    for (int64_t j = 0; j < (n - i < 16 ? (n - i) / 4 : 4); j++)
-                        std::memcpy(words + j * rows, bytes + 4 * j, 4);
-                }
-                const int32_t all = static_cast<int32_t>(sum(total)) * times;
-                *panel = static_cast<uint32_t>(all);
-                if (pairs) {
-                    if (even != nullptr) {
-                        *even = (*even & 0xffff) | static_cast<uint32_t>(all) << 16;
-                        even = nullptr;
-                    } else {
-                        even = panel;
-                        *even &= 0xffff;
-                    }
-                }
-                panel += (1 + n / 4) * rows;
-            }
+            f(InputStep{x, from, to, panel}, real);
+            const int64_t n = to - from;
+            panel += (n == step ? step_words : 1 + n / 4 + (n + part - 1) / part) * rows;
         }
         x += real(filled);
     }
+}
+
+// The largest magnitude; infinities and NaN make it NaN.
+inline float largest(const float* x, int64_t n) {
+    F a = zero(), b = zero();
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) a = larger_size(load(x + i), a), b = larger_size(load(x + i + 16), b);
+    for (; i < n; i += 16) a = larger_size(load(x + i, static_cast<int>(n - i < 16 ? n - i : 16)), a);
+    const float most = largest_size(larger_size(a, b));
+    return most - most == 0 ? most : __builtin_nanf("");
+}
+
+// n of `filled` inputs and zeros as bytes, where none is larger than 127 / factor; up to 15 bytes after them are
+// written too.
+inline void round_to_bytes(const float* x, int64_t n, int64_t filled, F factor, int8_t* to) {
+    const auto put = [&](int64_t i, F v) { store_i8(to + i, v * factor); };
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) put(i, load(x + i));
+    for (; i < filled; i += 16) put(i, load(x + i, static_cast<int>(n > i ? n - i : 0)));
+}
+
+// Words into the rows of a panel, and the sum of what they hold; kWords of them, or as many as `words` says.
+template <int kWords>
+inline int32_t fill_words(const int8_t* bytes, const int32_t* fours, int64_t words, uint32_t* to, int rows) {
+    const int64_t n = kWords != 0 ? kWords : words;
+    int32_t sum = 0;
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < n; i++) sum += fours[i];
+    if (rows == 1) {
+        std::memcpy(to, bytes, static_cast<size_t>(4 * n));
+        return sum;
+    }
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < n; i++, to += rows) std::memcpy(to, bytes + 4 * i, 4);
+    return sum;
+}
+
+// One row of quantised inputs into a panel; x is in the order of the packed inputs. Scales are found for the whole row
+// first, as each of them ends a chain of dependent instructions.
+void quantise_row(const Quant& q, SumForm form, const float* x, uint32_t* panel, int rows, int row) {
+    panel += row;
+    const float of_row = q.one_scale ? largest(x, q.inputs) : 0;
+    each_step(q, x, panel, rows, [&](const InputStep& s, auto real) {
+        const float most = q.one_scale ? of_row : largest(s.x + real(s.from), real(s.to) - real(s.from));
+        std::memcpy(s.panel, &most, 4);
+    });
+
+    const bool pairs = form == SumForm::ready && q.whole_minima();
+    const int32_t times = form == SumForm::ready && q.zeros == ZeroKind::constant ? -static_cast<int32_t>(q.zero) : 1;
+    const int64_t part = q.part();
+    alignas(64) int8_t bytes[kStepInputs + 16] = {};
+    alignas(64) int32_t fours[kStepInputs / 4];  // sums of four of them
+    each_step(q, x, panel, rows, [&](const InputStep& s, auto real) {
+        const float most = __builtin_bit_cast(float, *s.panel), scale = most / 127.0f;
+        const F factor = set(most > 0 ? 127.0f / most : 0.0f);
+        std::memcpy(s.panel, &scale, 4);
+        const int64_t n = s.to - s.from;
+        if (real(s.to) - real(s.from) == n) {
+            round_to_bytes(s.x + s.from, n, n, factor, bytes);
+        } else {
+            for (int64_t begin = s.from; begin < s.to; begin += part) {
+                const int64_t end = begin + part < s.to ? begin + part : s.to, first = real(begin);
+                round_to_bytes(s.x + first, real(end) - first, end - begin, factor, bytes + (begin - s.from));
+            }
+        }
+        for (int64_t i = 0; i < n; i += 64)
+            store_i(fours + i / 4, dot_small(set_i(0), broadcast_codes(0x01010101), load_codes(bytes + i)));
+        uint32_t *to = s.panel + rows, *even = nullptr;
+        for (int64_t i = 0; i < n / 4;) {
+            const int64_t left = n / 4 - i, words = part / 4 < left ? part / 4 : left;
+            const auto fill = [&](auto known) {
+                return fill_words<known()>(bytes + 4 * i, fours + i, words, to + rows, rows);
+            };
+            const int32_t sum = times * (words == 8   ? fill(std::integral_constant<int, 8>{})
+                                         : words == 4 ? fill(std::integral_constant<int, 4>{})
+                                                      : fill(std::integral_constant<int, 0>{}));
+            i += words;
+            if (!pairs) {
+                *to = static_cast<uint32_t>(sum);
+            } else if (even == nullptr) {
+                even = to;
+                *to = static_cast<uint32_t>(sum) & 0xffff;
+            } else {
+                *even |= static_cast<uint32_t>(sum) << 16;
+                *to = static_cast<uint32_t>(sum);
+                even = nullptr;
+            }
+            to += (1 + words) * rows;
+        }
+    });
 }
 
 // y = scale * elements [begin, end) of row `row`.

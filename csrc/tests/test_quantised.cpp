@@ -134,15 +134,15 @@ void round_inputs(const Quant& q, const float* x, int64_t k, double* out) {
     for (int64_t i = 0; i < q.inputs; i++) sorted[static_cast<size_t>(i)] = input(i) < 0 ? 0 : x[input(i)];
     float row_most = 0;
     for (int64_t i = 0; i < k; i++) row_most = std::max(row_most, std::fabs(x[i]));
-    // Steps: 128 inputs of a long group; or as many short groups of a chunk as have at most 128 with what fills them
+    // Steps: so many inputs of a long group; or as many short groups of a chunk as have no more with what fills them
     // up.
     std::vector<std::pair<int64_t, int64_t>> steps;
-    const int64_t together = std::max<int64_t>(1, 128 / q.padded());
+    const int64_t together = std::max<int64_t>(1, kStepInputs / q.padded());
     for (int64_t g = 0; g < q.groups();) {
         const int64_t chunk_end = std::min(q.groups(), (g / q.per_chunk + 1) * q.per_chunk);
-        if (q.padded() > 128) {
-            for (int64_t i = 0; i < q.inputs_of(g); i += 128)
-                steps.emplace_back(g * q.group + i, g * q.group + std::min<int64_t>(i + 128, q.inputs_of(g)));
+        if (q.padded() > kStepInputs) {
+            for (int64_t i = 0; i < q.inputs_of(g); i += kStepInputs)
+                steps.emplace_back(g * q.group + i, g * q.group + std::min<int64_t>(i + kStepInputs, q.inputs_of(g)));
             g++;
             continue;
         }

@@ -96,6 +96,24 @@ inline I load_i8_i(const void* p) {
 }
 inline F load_u8(const uint8_t* p) { return to_float(load_u8_i(p)); }
 inline F load_i8(const int8_t* p) { return to_float(load_i8_i(p)); }
+inline __m256 larger_bits(__m256 a, __m256 b) {
+    return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+}
+inline F larger_size(F x, F most) {
+    const F size = abs(x);
+    return {larger_bits(size.a, most.a), larger_bits(size.b, most.b)};
+}
+inline float largest_size(F x) {
+    alignas(32) int32_t lanes[8];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), _mm256_castps_si256(larger_bits(x.a, x.b)));
+    int32_t most = 0;
+    for (const int32_t lane : lanes) most = lane > most ? lane : most;
+    return __builtin_bit_cast(float, most);
+}
+inline void store_i(int32_t* p, I x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.a);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), x.b);
+}
 inline void store_i8(int8_t* p, F x) {
     const __m256i half = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));
     const __m256i order = _mm256_permute4x64_epi64(half, 0xd8);

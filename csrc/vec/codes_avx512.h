@@ -62,6 +62,11 @@ inline I load_u8_i(const void* p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128
 inline I load_i8_i(const void* p) { return {_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)))}; }
 inline F load_u8(const uint8_t* p) { return to_float(load_u8_i(p)); }
 inline F load_i8(const int8_t* p) { return to_float(load_i8_i(p)); }
+inline F larger_size(F a, F most) {
+    return {_mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(abs(a).v), _mm512_castps_si512(most.v)))};
+}
+inline float largest_size(F a) { return __builtin_bit_cast(float, _mm512_reduce_max_epi32(_mm512_castps_si512(a.v))); }
+inline void store_i(int32_t* p, I a) { _mm512_storeu_si512(p, a.v); }
 inline void store_i8(int8_t* p, F a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v)));
 }

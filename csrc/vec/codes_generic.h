@@ -121,9 +121,28 @@ inline I load_i8_i(const void* p) {
 }
 inline F load_u8(const uint8_t* p) { return to_float(load_u8_i(p)); }
 inline F load_i8(const int8_t* p) { return to_float(load_i8_i(p)); }
-// Whole numbers from -128 to 127.
+// Of each lane the number of larger magnitude, its sign dropped; infinities and NaN are larger than all others.
+inline F larger_size(F a, F most) {
+    F r;
+    for (int i = 0; i < 16; i++) {
+        const uint32_t x = __builtin_bit_cast(uint32_t, a.v[i]) & 0x7fffffff;
+        r.v[i] = x > __builtin_bit_cast(uint32_t, most.v[i]) ? from_bits(x) : most.v[i];
+    }
+    return r;
+}
+inline float largest_size(F a) {
+    F r = a;
+    for (int i = 8; i > 0; i /= 2)
+        for (int j = 0; j < i; j++)
+            if (__builtin_bit_cast(uint32_t, r.v[j + i]) > __builtin_bit_cast(uint32_t, r.v[j])) r.v[j] = r.v[j + i];
+    return r.v[0];
+}
+inline void store_i(int32_t* p, I a) { std::memcpy(p, a.v, sizeof a.v); }
+// The nearest whole numbers, ties to even, of numbers from -128 to 127; of others, some byte.
 inline void store_i8(int8_t* p, F a) {
-    for (int i = 0; i < 16; i++) p[i] = static_cast<int8_t>(static_cast<int>(a.v[i]));
+    const F whole = round(a);
+    for (int i = 0; i < 16; i++)
+        p[i] = whole.v[i] >= -128 && whole.v[i] <= 127 ? static_cast<int8_t>(static_cast<int>(whole.v[i])) : int8_t{0};
 }
 
 }  // namespace
