@@ -25,6 +25,7 @@ KVType kv_type(const std::string& name) {
     if (name == "f32") return KVType::f32;
     if (name == "f16") return KVType::f16;
     if (name == "bf16") return KVType::bf16;
+    if (name == "i8") return KVType::i8;
     throw nb::value_error(("unknown KV type '" + name + "': f32, f16 or bf16").c_str());
 }
 

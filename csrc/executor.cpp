@@ -14,8 +14,6 @@ void need(bool ok, const std::string& message) {
     if (!ok) throw std::invalid_argument(message);
 }
 
-int64_t kv_width(KVType type) { return type == KVType::f32 ? 4 : 2; }
-
 template <class T>
 const T& at(const std::vector<T>& items, int number, const char* what) {
     need(number >= 0 && number < static_cast<int>(items.size()),
@@ -101,7 +99,7 @@ int Executor::add_layer(int64_t kv_heads, int64_t head_dim) {
     need(kv_heads > 0 && kv_heads <= 1 << 16, "kv_heads is out of range");
     need(head_dim > 0 && head_dim % 2 == 0 && head_dim <= 1 << 16, "head_dim must be even");
     KVLayer layer{kv_type_, kv_heads, head_dim, limits_.block_size, nullptr, nullptr, 0, 0};
-    layer.head_bytes = limits_.block_size * head_dim * kv_width(kv_type_);
+    layer.head_bytes = limits_.block_size / 16 * kv_group_bytes(kv_type_, head_dim);
     layer.block_bytes = checked_product(kv_heads, layer.head_bytes, "a block of the KV cache");
     const int64_t bytes = checked_product(limits_.num_blocks, layer.block_bytes, "the KV cache");
     for (std::byte** part : {&layer.keys, &layer.values}) {

@@ -52,6 +52,20 @@ struct Cache<KVType::bf16> {
     static Line load(const std::byte* p, int n) { return load_line(reinterpret_cast<const uint32_t*>(p), n); }
 };
 
+template <>
+struct Cache<KVType::i8> {
+    static constexpr int kRows = 1, kBytes = 1;
+    using Line = F;
+    static Line load(const std::byte* p) { return load_i8(reinterpret_cast<const int8_t*>(p)); }
+    static Line load(const std::byte* p, int n) {
+        int8_t some[16] = {};
+        std::memcpy(some, p, static_cast<size_t>(n));
+        return load_i8(some);
+    }
+};
+// Of a group, before its rows: their scales.
+constexpr int cache_head(KVType type) { return type == KVType::i8 ? 64 : 0; }
+
 template <KVType type>
 inline F add_weighted(F acc, const typename Cache<type>::Line& line, uint32_t weight) {
     if constexpr (type == KVType::bf16)
@@ -91,6 +105,39 @@ inline void score_groups(int64_t head_dim, const uint32_t* q, const std::byte* c
         for (int t = 0; t < T; t++) store(scores + r * kStepRows + t * 16, acc[r][t]);
 }
 
+// The same of bytes; q as fill_panel makes it.
+template <int R, int T>
+inline void score_bytes(int64_t head_dim, const uint32_t* q, const std::byte* const* keys, float* scores) {
+    const std::byte* w[T];
+#pragma GCC unroll 16
+    for (int t = 0; t < T; t++) w[t] = keys[t] + cache_head(KVType::i8);
+    I acc[R][T];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+        for (int t = 0; t < T; t++) acc[r][t] = set_i(static_cast<int32_t>(q[R + r]));
+    const uint32_t* a = q + 2 * R;
+    for (int64_t i = 0; i < head_dim * 16; i += 64, a += R) {
+        Codes line[T];
+#pragma GCC unroll 16
+        for (int t = 0; t < T; t++) line[t] = load_codes(w[t] + i);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) {
+            const Codes x = broadcast_codes(a[r]);
+#pragma GCC unroll 16
+            for (int t = 0; t < T; t++) acc[r][t] = dot(acc[r][t], line[t], x);
+        }
+    }
+#pragma GCC unroll 16
+    for (int t = 0; t < T; t++) {
+        const F scale = load(reinterpret_cast<const float*>(keys[t]));
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++)
+            store(scores + r * kStepRows + t * 16,
+                  to_float(acc[r][t]) * (scale * set(__builtin_bit_cast(float, q[r]))));
+    }
+}
+
 // What a sum of values goes over: rows begin <= row < end of a step, of which group g lies at values[g].
 struct ValueRows {
     const std::byte* const* values;
@@ -113,7 +160,7 @@ inline void add_values(int64_t head_dim, const ValueRows& v, const uint32_t* wei
         }
     const auto add = [&](int unit, auto part) {
         const auto place = static_cast<unsigned>(unit);
-        const std::byte* p = v.values[place / kUnits] + (place % kUnits * head_dim + d) * C::kBytes;
+        const std::byte* p = v.values[place / kUnits] + cache_head(type) + (place % kUnits * head_dim + d) * C::kBytes;
         typename C::Line line[T];
 #pragma GCC unroll 16
         for (int t = 0; t < T; t++) line[t] = part(kTail ? C::load(p, n) : C::load(p + t * 16 * C::kBytes));
@@ -170,6 +217,7 @@ void add_head(int64_t head_dim, const ValueRows& v, const uint32_t* weights, con
 // Whether the values of rows begin <= row < end are all numbers.
 template <KVType type>
 bool all_finite(int64_t head_dim, const std::byte* const* values, int begin, int end) {
+    if constexpr (type == KVType::i8) return true;
     using C = Cache<type>;
     F nothing = zero();  // x - x is 0 for a number, NaN for the rest
     for (int row = begin; row < end; row++) {

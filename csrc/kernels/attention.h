@@ -97,6 +97,14 @@ struct Early {
     }
 };
 
+// Weights of rows lo <= row < hi times the scales of their values, which come first in a group.
+inline void scale_weights(const std::byte* const* values, int64_t offset, int lo, int hi, float* weights) {
+    for (int g = lo / 16; g < (hi + 15) / 16; g++) {
+        const F w = load(weights + g * 16), s = load(reinterpret_cast<const float*>(values[g] + offset));
+        store(weights + g * 16, select(less(zero(), w), w * s, zero()));  // an unseen row's scale may be anything
+    }
+}
+
 // A step's scores to weights; shrink[r]: what the sums so far are worth now.
 template <KVType type>
 void weigh_panel(const AttendRun& a, const AttendPanel& b, const Seen& seen, int first_row, float* shrink,
@@ -119,17 +127,28 @@ void weigh_panel(const AttendRun& a, const AttendPanel& b, const Seen& seen, int
         }
         float* mass = b.masses + r * 16;
         store(mass, weigh_scores<type>(b.scores + r * kStepRows, weights, top[r], load(mass) * set(shrink[r])));
+        if constexpr (type == KVType::i8)
+            scale_weights(a.values + first_row / 16, b.offset, seen.lo[r], seen.hi[r],
+                          reinterpret_cast<float*>(weights));
         b.peak[r] = top[r];
     }
+}
+
+template <KVType type, int R, int T>
+inline void score_some(int64_t head_dim, const uint32_t* q, const std::byte* const* keys, float* scores) {
+    if constexpr (type == KVType::i8)
+        score_bytes<R, T>(head_dim, q, keys, scores);
+    else
+        score_groups<type, R, T>(head_dim, q, keys, scores);
 }
 
 template <KVType type, int R>
 void score_panel(const AttendRun& a, const AttendPanel& b, const std::byte* const* keys, int from, int to) {
     constexpr int kAtOnce = attend_tiles(R);
     for (; from + kAtOnce <= to; from += kAtOnce)
-        score_groups<type, R, kAtOnce>(a.head_dim, b.q, keys + from, b.scores + from * 16);
+        score_some<type, R, kAtOnce>(a.head_dim, b.q, keys + from, b.scores + from * 16);
     if constexpr (kAtOnce > 1)
-        for (; from < to; from++) score_groups<type, R, 1>(a.head_dim, b.q, keys + from, b.scores + from * 16);
+        for (; from < to; from++) score_some<type, R, 1>(a.head_dim, b.q, keys + from, b.scores + from * 16);
 }
 
 // Adds the values of rows begin <= row < end of a step, all that any row of the panel sees. A row's weight of what it
@@ -292,6 +311,7 @@ void add_attention(Kernels& k) {
     k.attend[static_cast<int>(KVType::f32)] = attend<KVType::f32>;
     k.attend[static_cast<int>(KVType::f16)] = attend<KVType::f16>;
     k.attend[static_cast<int>(KVType::bf16)] = attend<KVType::bf16>;
+    k.attend[static_cast<int>(KVType::i8)] = attend<KVType::i8>;
     k.merge = merge;
     k.divide = divide;
 }

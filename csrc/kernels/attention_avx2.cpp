@@ -1,4 +1,4 @@
-#include "vec/avx2.h"
+#include "vec/codes_avx2.h"
 
 #include "kernels/attention.h"
 

@@ -1,4 +1,4 @@
-#include "vec/generic.h"
+#include "vec/codes_generic.h"
 
 #include "kernels/attention.h"
 

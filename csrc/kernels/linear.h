@@ -2,6 +2,7 @@
 // order, so neither the number of rows nor that of tiles shows in the bits; both only set how often a loaded line is
 // used.
 #pragma once
+#include "kernels/bytes.h"
 #include "kernels/math.h"
 #include "kernels/step.h"
 #include "kernels/table.h"
@@ -76,6 +77,21 @@ void fill_panel(Act act, const float* x, int64_t k, uint32_t* panel, int rows, i
         else
             for (int64_t i = 0; i < k; i++) std::memcpy(panel + i * rows, x + i, 4);
         if (k % 2) panel[k * rows] = 0;
+        return;
+    }
+    if (act == Act::i8) {  // the scale, -128 times the sum, then four numbers a word
+        const float most = largest(x, k), scale = most / 127.0f;
+        const F factor = set(most > 0 ? 127.0f / most : 0.0f);
+        int32_t sum = 0;
+        std::memcpy(panel, &scale, 4);
+        for (int64_t i = 0; i < k; i += 16) {
+            const int64_t n = k - i < 16 ? k - i : 16;
+            int8_t bytes[32] = {};
+            round_to_bytes(x + i, n, n, factor, bytes);
+            for (int j = 0; j < 16; j++) sum += bytes[j];
+            for (int j = 0; j < (n + 3) / 4; j++) std::memcpy(panel + (2 + i / 4 + j) * rows, bytes + 4 * j, 4);
+        }
+        panel[rows] = static_cast<uint32_t>(-128 * sum);
         return;
     }
     for (int64_t i = 0; i < k; i += 16) {

@@ -1,5 +1,6 @@
 // Ops that go over one row or one head: norm, elementwise, gather, rotate, store.
 #pragma once
+#include "kernels/bytes.h"
 #include "kernels/math.h"
 #include "kernels/quantised_rows.h"
 #include "kernels/table.h"
@@ -118,9 +119,32 @@ void rotate(const float* x, const float* cs, int64_t head_dim, int64_t dim, int6
     }
 }
 
+// The bytes of n numbers and their scale. to: room for 15 more.
+inline float to_bytes(const float* x, int64_t n, int8_t* to) {
+    const float most = largest(x, n);
+    round_to_bytes(x, n, n, set(most > 0 ? 127.0f / most : 0.0f), to);
+    return most / 127.0f;
+}
+void store_head_bytes(const float* k, const float* v, int64_t head_dim, int lane, std::byte* keys, std::byte* values) {
+    int8_t bytes[kHeadLimit + 16];
+    float scale = to_bytes(k, head_dim, bytes);
+    std::memcpy(keys + lane * 4, &scale, 4);
+    std::memset(bytes + head_dim, 0, 4);
+    for (int64_t d = 0; d < head_dim; d += 4) {
+        uint32_t word;
+        std::memcpy(&word, bytes + d, 4);
+        word ^= 0x80808080;  // plus 128
+        std::memcpy(keys + 64 + (d * 16 + lane * 4), &word, 4);
+    }
+    scale = to_bytes(v, head_dim, bytes);
+    std::memcpy(values + lane * 4, &scale, 4);
+    std::memcpy(values + 64 + lane * head_dim, bytes, static_cast<size_t>(head_dim));
+}
+
 // Keys lie [head_dim / e][16][e], values [16 / e][head_dim][e] with e = 2 for bf16, else 1.
 void store_head(KVType type, const float* k, const float* v, int64_t head_dim, int lane, std::byte* keys,
                 std::byte* values) {
+    if (type == KVType::i8) return store_head_bytes(k, v, head_dim, lane, keys, values);
     if (type == KVType::f32) {
         for (int64_t d = 0; d < head_dim; d++) std::memcpy(keys + (d * 16 + lane) * 4, k + d, 4);
         std::memcpy(values + lane * head_dim * 4, v, static_cast<size_t>(head_dim) * 4);

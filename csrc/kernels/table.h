@@ -8,7 +8,7 @@
 
 namespace penstock {
 
-constexpr int kFormats = 3, kActs = 2, kKVTypes = 3;
+constexpr int kFormats = 3, kActs = 2, kKVTypes = 4;
 constexpr int kRowsLimit = 16;    // no panel has more rows
 constexpr int kBlockLimit = 512;  // floats of the largest block of results: rows of a panel x tiles at once x 16
 
@@ -80,7 +80,8 @@ struct AttendRun {
     int count;
     float (*shrink)[16];  // working memory, [count]
 };
-constexpr int kStepRows = 128;  // scores are kept and rescaled for so many cache rows at once
+constexpr int kHeadLimit = 512;  // largest head_dim
+constexpr int kStepRows = 128;   // scores are kept and rescaled for so many cache rows at once
 
 struct Kernels {
     const char* name;

@@ -195,7 +195,8 @@ struct Attention {
     int64_t panel_begin(const Task& t, int64_t p) const { return head_rows(t) * p / head_panels(t); }
 
     void fill_q(const Task& t, int64_t first, int64_t last) const {
-        const Act act = a.cache.type == KVType::bf16 ? Act::bf16 : Act::f32;
+        const KVType type = a.cache.type;
+        const Act act = type == KVType::i8 ? Act::i8 : type == KVType::bf16 ? Act::bf16 : Act::f32;
         const float base = a.softcap == 0 ? kLog2e : 1;
         const int64_t n = head_rows(t);
         for (int64_t head = first; head < last; head++) {

@@ -5,12 +5,10 @@
 namespace penstock {
 namespace {
 
-constexpr int64_t kHeadLimit = 512;  // largest head_dim
-
 void store_head(const Kernels& kernels, const KVLayer& cache, int64_t slot, int64_t head, const float* k,
                 const float* v) {
     const int64_t row = slot % cache.block_size;
-    const int64_t group_bytes = cache.head_dim * 16 * (cache.type == KVType::f32 ? 4 : 2);
+    const int64_t group_bytes = kv_group_bytes(cache.type, cache.head_dim);
     const int64_t at = slot / cache.block_size * cache.block_bytes + head * cache.head_bytes + row / 16 * group_bytes;
     kernels.store(cache.type, k, v, cache.head_dim, static_cast<int>(row % 16), cache.keys + at, cache.values + at);
 }

@@ -14,7 +14,13 @@ struct Kernels;  // kernels/table.h: this ISA's functions
 
 enum class NormKind : uint8_t { none, rms, layer };
 enum class Activation : uint8_t { none, silu, gelu, gelu_tanh, relu };
-enum class KVType : uint8_t { f32, f16, bf16 };
+enum class KVType : uint8_t { f32, f16, bf16, i8 };
+
+// Bytes of a head's group of 16 cache rows: its keys, or its values (KVLayer).
+constexpr int64_t kv_group_bytes(KVType type, int64_t head_dim) {
+    if (type == KVType::i8) return 64 + 16 * ((head_dim + 3) / 4 * 4);
+    return head_dim * 16 * (type == KVType::f32 ? 4 : 2);
+}
 
 struct Norm {
     NormKind kind = NormKind::none;
@@ -128,7 +134,9 @@ int64_t lora_scratch_bytes(int64_t k, int64_t rank);  // private, of each worker
 // One layer's cache. A block of `block_size` (a multiple of 16) rows holds, for each kv head, groups of 16 rows:
 //   keys    [group][head_dim / e][16][e]   e = 1 (f32, f16) or 2 (bf16): 16 rows are the lanes of one dot product
 //   values  [group][16 / e][head_dim][e]
-// so that a key group is a weight tile of 16 outputs, and a value group one of head_dim outputs.
+// so that a key group is a weight tile of 16 outputs, and a value group one of head_dim outputs. i8: a group begins
+// with the f32 scales of its 16 rows, then keys [head_dim / 4][16][4] plus 128, filled up with nothing; values
+// [16][head_dim].
 struct KVLayer {
     KVType type;
     int64_t kv_heads, head_dim, block_size;

@@ -191,12 +191,13 @@ class Bench {
     }
 
     // One token over a cache (32 heads over 8 kv heads), or where context is 0 a prompt (8 heads over 2).
-    void add_attention(KVType type, int64_t size, const std::string& name, int64_t dim, int64_t length) {
+    void add_attention(KVType type, const std::string& name, int64_t dim, int64_t length) {
         const bool decode = length > 0;
         const int64_t kv = decode ? 8 : 2, heads = 4 * kv;
         const int64_t context = !full_ ? 64 : decode ? length : 512, queries = decode ? 1 : context;
-        const int64_t layers = !full_ ? 1 : std::max<int64_t>(2, (int64_t{96} << 20) / (2 * context * dim * kv * size));
-        const int64_t head_bytes = kBlock * dim * size, layer_bytes = context * dim * kv * size;
+        const int64_t layers = !full_ ? 1 : std::max<int64_t>(2, (int64_t{96} << 20) / (2 * context * dim * kv * 2));
+        const int64_t head_bytes = kBlock / 16 * kv_group_bytes(type, dim),
+                      layer_bytes = context / kBlock * kv * head_bytes;
         std::byte *keys = pages(layer_bytes * layers), *values = pages(layer_bytes * layers);
         const double pairs = static_cast<double>(decode ? context : context * context / 2);
         lines_.push_back({"attention " + name + " " + std::to_string(dim) +
@@ -278,9 +279,10 @@ int main(int argc, char** argv) {
         bench.add_linear(Format::f32, Act::f32, "f32 x f32");
     }
     for (int64_t context : {1024, 8192, 32768, 0}) {
-        for (int64_t dim : {64, 128}) bench.add_attention(KVType::bf16, 2, "bf16", dim, context);
-        bench.add_attention(KVType::f16, 2, "f16", 64, context);
-        bench.add_attention(KVType::f32, 4, "f32", 64, context);
+        for (int64_t dim : {64, 128}) bench.add_attention(KVType::bf16, "bf16", dim, context);
+        for (int64_t dim : {64, 128}) bench.add_attention(KVType::i8, "i8", dim, context);
+        bench.add_attention(KVType::f16, "f16", 64, context);
+        bench.add_attention(KVType::f32, "f32", 64, context);
     }
     bench.run();
     return 0;

@@ -20,6 +20,15 @@ struct Shape {
     bool poison = false;  // the last token of each sequence has no numbers for key and value
 };
 
+// n numbers to what bytes and one scale hold of them.
+void byte_round(float* x, int64_t n) {
+    float most = 0;
+    for (int64_t i = 0; i < n; i++) most = std::max(most, std::fabs(x[i]));
+    if (most == 0) return;
+    const float factor = 127.0f / most, scale = most / 127.0f;
+    for (int64_t i = 0; i < n; i++) x[i] = std::nearbyint(x[i] * factor) * scale;
+}
+
 struct Sequence {
     int64_t context, queries;
 };
@@ -48,7 +57,7 @@ struct Model {
         int64_t blocks = 0;
         for (int64_t n : contexts)
             table_ld = std::max(table_ld, (n + block - 1) / block), blocks += (n + block - 1) / block;
-        const int64_t size = s.type == KVType::f32 ? 4 : 2, head_bytes = block * s.head_dim * size;
+        const int64_t head_bytes = block / 16 * kv_group_bytes(s.type, s.head_dim);
         keys = Buffer<std::byte>(blocks * s.kv_heads * head_bytes, std::byte{0xff});  // NaN in every type
         values = Buffer<std::byte>(blocks * s.kv_heads * head_bytes, std::byte{0xff});
         cache = {s.type,      s.kv_heads,    s.head_dim, block,
@@ -63,6 +72,10 @@ struct Model {
             for (int64_t j = 0; j < kv * n; j++) {
                 if (s.type == KVType::bf16) k[i][j] = bf16_round(k[i][j]), v[i][j] = bf16_round(v[i][j]);
                 if (s.type == KVType::f16) k[i][j] = f16_round(k[i][j]), v[i][j] = f16_round(v[i][j]);
+            }
+            for (int64_t j = 0; s.type == KVType::i8 && j < kv * n; j += s.head_dim) {
+                byte_round(k[i].data() + j, s.head_dim);
+                byte_round(v[i].data() + j, s.head_dim);
             }
             for (int64_t j = (n - 1) * kv; s.poison && j < n * kv; j++) {
                 k[i][j] = std::numeric_limits<float>::quiet_NaN();
@@ -132,13 +145,21 @@ struct Model {
         return result;
     }
 
-    // An element of a query as the kernel is to see it: scaled, and rounded where the cache is bf16.
-    double query(size_t s, int64_t row, int64_t head, int64_t d) const {
-        const double x = q[s][(row * shape.heads + head) * shape.head_dim + d];
+    // An element of a query as the kernel is to see it: scaled, and rounded where the cache is bf16 or bytes.
+    double query(size_t s, int64_t row, int64_t h, int64_t d) const {
+        const double x = q[s][(row * shape.heads + h) * shape.head_dim + d];
         float by = scale * (shape.softcap > 0 ? 1.0f : 1.44269504f);
         if (shape.log_n > 0 && row >= shape.log_n)
             by *= static_cast<float>(std::log(static_cast<double>(row) + 1.0) /
                                      std::log(static_cast<double>(shape.log_n)));
+        if (shape.type == KVType::i8) {
+            std::vector<float> head(static_cast<size_t>(shape.head_dim));
+            for (int64_t e = 0; e < shape.head_dim; e++)
+                head[static_cast<size_t>(e)] = q[s][(row * shape.heads + h) * shape.head_dim + e] * by;
+            byte_round(head.data(), shape.head_dim);
+            const double rounded = head[static_cast<size_t>(d)];
+            return shape.softcap > 0 ? rounded : rounded / 1.4426950408889634;
+        }
         const double scaled =
             shape.type == KVType::bf16 ? bf16_round(static_cast<float>(x) * by) : x * static_cast<double>(by);
         return shape.softcap > 0 ? scaled : scaled / 1.4426950408889634;
@@ -227,7 +248,7 @@ void check_poison(const Kernels& kernels, Shape shape, int64_t length) {
 
 int main() {
     for_all_isas([](const Kernels& kernels) {
-        for (KVType type : {KVType::f32, KVType::f16, KVType::bf16}) {
+        for (KVType type : {KVType::f32, KVType::f16, KVType::bf16, KVType::i8}) {
             for (int64_t dim : {2, 8, 10, 12, 64, 80}) check(kernels, {4, 2, dim, type}, 75, 16);
             for (int64_t length : {2, 15, 75, 128}) check_poison(kernels, {4, 2, 24, type}, length);
             check_poison(kernels, {3, 3, 16, type, 9}, 100);

@@ -217,7 +217,14 @@ float cached(const KVLayer& c, const std::byte* base, bool key, int64_t slot, in
     const int64_t e = c.type == KVType::bf16 ? 2 : 1, size = c.type == KVType::f32 ? 4 : 2;
     const int64_t row = slot % c.block_size, lane = row % 16, dim = c.head_dim;
     const std::byte* group =
-        base + slot / c.block_size * c.block_bytes + head * c.head_bytes + row / 16 * dim * 16 * size;
+        base + slot / c.block_size * c.block_bytes + head * c.head_bytes + row / 16 * kv_group_bytes(c.type, dim);
+    if (c.type == KVType::i8) {
+        const std::byte* byte = group + 64 + (key ? (d / 4 * 16 + lane) * 4 + d % 4 : lane * dim + d);
+        float scale;
+        std::memcpy(&scale, group + lane * 4, 4);
+        const int whole = key ? static_cast<int>(*byte) - 128 : static_cast<int8_t>(*byte);
+        return scale * static_cast<float>(whole);
+    }
     const int64_t at = key ? (d / e * 16 + lane) * e + d % e : (lane / e * dim + d) * e + lane % e;
     uint32_t bits = 0;
     std::memcpy(&bits, group + at * size, static_cast<size_t>(size));
@@ -232,10 +239,10 @@ float cached(const KVLayer& c, const std::byte* base, bool key, int64_t slot, in
 }
 
 void heads(const Kernels& kernels) {
-    for (KVType type : {KVType::f32, KVType::f16, KVType::bf16}) {
+    for (KVType type : {KVType::f32, KVType::f16, KVType::bf16, KVType::i8}) {
         for (bool interleaved : {false, true}) {
             const int64_t rows = 3, nq = 4, nkv = 2, dim = 42, turn = 38, start = 2;
-            const int64_t size = type == KVType::f32 ? 4 : 2, head_bytes = 32 * dim * size;
+            const int64_t head_bytes = 2 * kv_group_bytes(type, dim);
             auto q = random_floats(rows * nq * dim, 1), k = random_floats(rows * nkv * dim, 2),
                  v = random_floats(rows * nkv * dim, 3);
             const auto cs = random_floats(rows * turn, 4), weight = random_floats(dim, 5);
@@ -302,10 +309,17 @@ void heads(const Kernels& kernels) {
             CHECK(std::memcmp(values.data(), values2.data(), static_cast<size_t>(values.size())) == 0,
                   "fused values differ");
 
-            const double slack = type == KVType::f32 ? 0 : type == KVType::f16 ? 6e-4 : 5e-3;
+            const double slack = type == KVType::f32 || type == KVType::i8 ? 0 : type == KVType::f16 ? 6e-4 : 5e-3;
+            const auto rounding = [&](const float* head_row) {  // of a head, half a step of its bytes
+                float most = 0;
+                for (int64_t d = 0; d < dim; d++) most = std::max(most, std::fabs(head_row[d]));
+                return type == KVType::i8 ? most / 127 * 0.5001 : 0;
+            };
             for (int64_t r = 0; r < rows; r++) {
                 for (int64_t h = 0; h < nkv; h++) {
                     const float* x = before.data() + (r * nkv + h) * dim;
+                    const double off_k = rounding(kn.data() + (r * nkv + h) * dim),
+                                 off_v = rounding(v.data() + (r * nkv + h) * dim);
                     for (int64_t d = 0; d < dim; d++) {
                         const int64_t i = (r * nkv + h) * dim + d;
                         double want = x[d];
@@ -318,10 +332,10 @@ void heads(const Kernels& kernels) {
                         }
                         CHECK(std::fabs(kn[i] - want) < 1e-6, "rope at %ld", long(d));
                         CHECK(std::fabs(cached(cache, keys.data(), true, slots[r], h, d) - kn[i]) <=
-                                  slack * std::fabs(kn[i]) + slack * 1e-3,
+                                  slack * std::fabs(kn[i]) + slack * 1e-3 + off_k,
                               "key");
                         CHECK(std::fabs(cached(cache, values.data(), false, slots[r], h, d) - v[i]) <=
-                                  slack * std::fabs(v[i]) + slack * 1e-3,
+                                  slack * std::fabs(v[i]) + slack * 1e-3 + off_v,
                               "value");
                     }
                 }

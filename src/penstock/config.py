@@ -11,7 +11,7 @@ from penstock.errors import ConfigError, nearest
 from penstock.foreign import SYNONYMS, device, takes
 
 DTYPES = {"auto": "auto", "float32": "f32", "float": "f32", "float16": "f16", "half": "f16", "bfloat16": "bf16"}
-KV_DTYPES = {**DTYPES, "fp16": "f16", "bf16": "bf16", "fp32": "f32"}
+KV_DTYPES = {**DTYPES, "fp16": "f16", "bf16": "bf16", "fp32": "f32", "int8": "i8", "q8_0": "i8"}
 ACTIVATIONS = ("auto", "float", "int8")
 WATERMARK_GAMMA, WATERMARK_DELTA = 0.5, 2.0  # as TGI's
 BLOCK_SIZES = (16, 32, 64, 128, 256)

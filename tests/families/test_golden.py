@@ -162,8 +162,8 @@ def test_block_sizes(executor: str, block_size: int) -> None:
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
-@pytest.mark.parametrize(("kv_dtype", "tolerance"), [("f16", 1e-2), ("bf16", 8e-2)])
-def test_half_precision_caches(executor: str, kv_dtype: str, tolerance: float) -> None:
+@pytest.mark.parametrize(("kv_dtype", "tolerance"), [("f16", 1e-2), ("bf16", 8e-2), ("i8", 0.15)])
+def test_caches_of_fewer_bits(executor: str, kv_dtype: str, tolerance: float) -> None:
     folder = golden("llama_gqa")
     with open_runner(folder / "ckpt", executor, kv_dtype=kv_dtype) as runner:
         fixture = Golden(folder, runner)

@@ -234,7 +234,9 @@ def test_the_context_shrinks_to_the_memory_unless_it_was_asked_for(checkpoint: P
 
 
 @settings(max_examples=15)
-@given(seed=st.integers(0, 1000), block=st.sampled_from([16, 64]), dtype=st.sampled_from(["f32", "bf16"]))
+@given(
+    seed=st.integers(0, 1000), block=st.sampled_from([16, 64]), dtype=st.sampled_from(["float32", "bfloat16", "int8"])
+)
 def test_same_bits_alone_in_company_in_chunks_after_hits_and_preemption(
     checkpoint: Path, seed: int, block: int, dtype: str
 ) -> None:
@@ -247,7 +249,7 @@ def test_same_bits_alone_in_company_in_chunks_after_hits_and_preemption(
         )
         for _ in prompts
     ]  # fmt: skip
-    kv = {"kv_cache_dtype": "bfloat16" if dtype == "bf16" else "float32", "block_size": block}
+    kv = {"kv_cache_dtype": dtype, "block_size": block}
 
     def run(together: bool, **options: Any) -> list[object]:
         with LLM(checkpoint, **{**OPTIONS, "max_num_seqs": 33, **kv, **options}) as llm:
@@ -264,7 +266,7 @@ def test_same_bits_alone_in_company_in_chunks_after_hits_and_preemption(
     assert run(True, threads=1, prefill_chunk=int(rng.integers(1, 30))) == alone
     assert run(True, enable_prefix_caching=False, max_num_batched_tokens=33) == alone
     few = 7 if block == 16 else 2  # blocks for little more than one sequence: preemption
-    per_block = 2 * 2 * 2 * 12 * block * (2 if dtype == "bf16" else 4)
+    per_block = 2 * 2 * 2 * block * {"float32": 4 * 12, "bfloat16": 2 * 12, "int8": 12 + 4}[dtype]
     assert run(True, kv_cache_memory=per_block * few, max_model_len=16 * 7 if block == 16 else 128) == alone
     assert run(True, mode="dynamic") == alone
 

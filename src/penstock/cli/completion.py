@@ -23,7 +23,8 @@ FILES = ("FILE", "DIR", "MODEL")
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 VALUES: dict[str, tuple[str, ...]] = {
-    "dtype": DTYPES, "kv_cache_dtype": DTYPES, "mode": ("static", "dynamic"), "tool_call_parser": TOOL_FORMATS,
+    "dtype": DTYPES, "kv_cache_dtype": (*DTYPES, "int8"), "mode": ("static", "dynamic"),
+    "tool_call_parser": TOOL_FORMATS,
     "executor": ("auto", "native", "torch"), "block_size": ("16", "32", "64", "128", "256"),
 }  # fmt: skip
 """By option: values that its own check knows."""

@@ -40,7 +40,7 @@ HELP = {
     "model": "folder, file, or name on a hub (default: the small embedded model)",
     "tokenizer": "folder, or file, of another tokenizer than the checkpoint's",
     "skip_tokenizer_init": "load no tokenizer: prompts and answers are token ids",
-    "dtype": "arithmetic of the linear layers: auto, float32, float16, bfloat16 (default: auto)",
+    "dtype": "arithmetic of the linear layers: auto, float32, float16, bfloat16, int8 (default: auto)",
     "max_model_len": "longest sequence, prompt and answer together, e.g. 4096 or 4K (default: the model's)",
     "quantization": "weight format; read from the checkpoint when not given",
     "revision": "branch, tag or commit of a model on a hub",

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.models.program import Op, Program, WeightSpec
+from penstock.models.program import KVSpec, Op, Program, WeightSpec
 from penstock.quant.scheme import WeightData
 from penstock.types import F32, I64, Batch, StepOutput
 
@@ -28,7 +28,7 @@ class Limits:
     max_context: int
     num_blocks: int
     block_size: int
-    kv_dtype: Literal["f32", "f16", "bf16"]
+    kv_dtype: Literal["f32", "f16", "bf16", "i8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +121,18 @@ class Executor(Protocol):
         """Free everything. Idempotent."""
 
 
+def kv_token_bytes(kv: KVSpec, kv_dtype: str) -> int:
+    """Bytes of a token's keys and values in one layer. ``i8``: one an element, filled up to fours, and a float32 scale
+    a head."""
+    head = (
+        (kv.head_dim + 3) // 4 * 4 + 4 if kv_dtype == "i8" else kv.head_dim * {"f32": 4, "f16": 2, "bf16": 2}[kv_dtype]
+    )
+    return 2 * kv.kv_heads * head
+
+
 def kv_block_bytes(program: Program, block_size: int, kv_dtype: str) -> int:
     """Bytes of one KV block over all layers."""
-    width = {"f32": 4, "f16": 2, "bf16": 2}[kv_dtype]
-    return sum(2 * kv.kv_heads * kv.head_dim * width * block_size for kv in program.kv)
+    return block_size * sum(kv_token_bytes(kv, kv_dtype) for kv in program.kv)
 
 
 def resolve(name: str) -> type[Any]:

@@ -13,7 +13,7 @@ from math import prod
 
 import numpy as np
 
-from penstock.executors.base import Held, Traced, kv_block_bytes
+from penstock.executors.base import Held, Traced, kv_token_bytes
 from penstock.models.program import Op, Program
 from penstock.types import F32, Batch
 
@@ -37,7 +37,8 @@ class Costs:
     in the router's output only."""
 
     def __init__(self, program: Program, held: Callable[[str], Held], kv_dtype: str) -> None:
-        self.program, self.held, self.kv_dtype = program, held, kv_dtype
+        self.program, self.held = program, held
+        self._kv_bytes = [kv_token_bytes(kv, kv_dtype) for kv in program.kv]
         self._values = {name: (value.width, value.rows == "logits") for name, value in program.values.items()}
         self._routers = {op.inputs[1]: int(op.attrs["top_k"]) for op in program.ops if op.kind == "moe"}
         self._chosen: dict[str, int] = {}
@@ -64,8 +65,7 @@ class Costs:
         if op.kind == "attention":
             return self._attention(op, batch, moved)
         if op.kind == "store":
-            kv = self.program.kv[int(op.attrs["layer"])]
-            return Cost(moved + 2.0 * batch.num_tokens * kv.kv_heads * kv.head_dim * self._kv_width())
+            return Cost(moved + batch.num_tokens * self._kv_bytes[int(op.attrs["layer"])])
         elements = sum(self._rows(name, batch) * self._values[name][0] for name in op.outputs)
         return Cost(moved, float(OPERATIONS.get(op.kind, 0) * elements))
 
@@ -88,20 +88,15 @@ class Costs:
         return Cost(moved + size, 2.0 * batch.num_tokens * top_k * one, self.held(op.weights[0]).inputs)
 
     def _attention(self, op: Op, batch: Batch, moved: float) -> Cost:
-        kv, window = self.program.kv[int(op.attrs["layer"])], int(op.attrs["window"])
+        window = int(op.attrs["window"])
         queries, contexts = np.diff(batch.query_start).astype(np.int64), batch.context_lens.astype(np.int64)
         pairs = keys = 0
         for q, c in zip(queries.tolist(), contexts.tolist()):
             seen = np.arange(c - q + 1, c + 1)
             pairs += int((np.minimum(seen, window) if window else seen).sum())
             keys += min(c, window + q - 1) if window else c
-        moved += 2.0 * keys * kv.kv_heads * kv.head_dim * self._kv_width()
+        moved += keys * self._kv_bytes[int(op.attrs["layer"])]
         return Cost(moved, 4.0 * pairs * int(op.attrs["heads"]) * int(op.attrs["head_dim"]))
-
-    def _kv_width(self) -> int:
-        return kv_block_bytes(self.program, 1, self.kv_dtype) // sum(
-            2 * kv.kv_heads * kv.head_dim for kv in self.program.kv
-        )
 
 
 def _distinct(router: F32, top_k: int) -> int:

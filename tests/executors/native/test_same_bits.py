@@ -111,7 +111,7 @@ def test_hidden_rows_are_what_the_head_reads() -> None:
     np.testing.assert_array_equal(out.hidden, traced[other.program.outputs["hidden"]])
 
 
-@pytest.mark.parametrize(("isa", "kv"), list(product(ISAS, ("f32", "f16", "bf16"))))
+@pytest.mark.parametrize(("isa", "kv"), list(product(ISAS, ("f32", "f16", "bf16", "i8"))))
 def test_what_a_broken_request_left_in_the_cache_harms_nobody(isa: str, kv: str) -> None:
     """Token 29 is embedded as NaN: its rows in the cache are NaN until another sequence writes over some of them."""
     program = build(ARCHITECTURES["window"])

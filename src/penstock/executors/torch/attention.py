@@ -14,7 +14,7 @@ from penstock.models.program import Op
 def store(step: Step, op: Op, x: list[Tensor]) -> tuple[Tensor, ...]:
     cache = step.caches[int(op.attrs["layer"])]
     for rows, into in zip(x, (cache.keys, cache.values), strict=True):
-        into[step.slots] = rows.view(-1, *into.shape[1:]).to(into.dtype)
+        into.write(step.slots, rows)
     return ()
 
 
@@ -37,7 +37,7 @@ def _one(step: Step, op: Op, seq: Sequence, q: Tensor) -> Tensor:
     cache = step.caches[int(a["layer"])]
     repeat = int(a["heads"]) // int(a["kv_heads"])
     keys, values = (
-        rows[seq.slots].float().repeat_interleave(repeat, dim=1).transpose(0, 1) for rows in (cache.keys, cache.values)
+        rows.read(seq.slots).repeat_interleave(repeat, dim=1).transpose(0, 1) for rows in (cache.keys, cache.values)
     )
     length = seq.slots.shape[0]
     i = torch.arange(length - q.shape[0], length)[:, None]

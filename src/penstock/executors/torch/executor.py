@@ -113,7 +113,7 @@ class TorchExecutor:
         cache = self._caches[layer]
         self._touched[slots // self.limits.block_size] = True
         for rows, into in ((k, cache.keys), (v, cache.values)):
-            into[torch.from_numpy(slots)] = torch.from_numpy(rows).view(-1, *into.shape[1:]).to(into.dtype)
+            into.write(torch.from_numpy(slots), torch.from_numpy(rows))
 
     def close(self) -> None:
         self._weights, self._caches, self._adapters, self._adapted = {}, (), {}, None

@@ -13,29 +13,60 @@ from torch import Tensor
 from penstock.models.program import KVSpec
 from penstock.types import Batch
 
-KV_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+KV_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "i8": torch.int8}
 
 
 Factors = tuple[Tensor, Tensor, float]
 """A, B and scale of one weight's adapter."""
 
 
-class Cache:
-    """One layer's keys and values, ``[slots, kv_heads, head_dim]``; slot = block * block_size + offset."""
+class CacheRows:
+    """Keys or values of one layer, ``[slots, kv_heads, head_dim]``; slot = block * block_size + offset. Of ``i8``, a
+    slot's head has a scale, a 127th of its largest magnitude."""
 
     def __init__(self, spec: KVSpec, slots: int, kv_dtype: str) -> None:
-        shape = (slots, spec.kv_heads, spec.head_dim)
-        self.keys = torch.empty(shape, dtype=KV_TYPES[kv_dtype])
-        self.values = torch.empty(shape, dtype=KV_TYPES[kv_dtype])
+        self._rows = torch.empty((slots, spec.kv_heads, spec.head_dim), dtype=KV_TYPES[kv_dtype])
+        self._scales = torch.empty((slots, spec.kv_heads, 1)) if kv_dtype == "i8" else None
+
+    def write(self, slots: Tensor, rows: Tensor) -> None:
+        """``rows``: [P, kv_heads * head_dim] or [P, kv_heads, head_dim], in float32."""
+        rows = rows.view(-1, *self._rows.shape[1:])
+        if self._scales is not None:
+            most = rows.abs().amax(dim=-1, keepdim=True)
+            self._scales[slots] = most / 127
+            rows = (rows * torch.where(most > 0, 127 / most, 0.0)).round()
+        self._rows[slots] = rows.to(self._rows.dtype)
+
+    def read(self, slots: Tensor) -> Tensor:
+        """[P, kv_heads, head_dim] in float32."""
+        rows = self._rows[slots].float()
+        return rows if self._scales is None else rows * self._scales[slots]
+
+    def copy(self, source: slice, target: slice) -> None:
+        for part in (self._rows, self._scales):
+            if part is not None:
+                part[target] = part[source]
+
+    @property
+    def nbytes(self) -> int:
+        return int(self._rows.nbytes + (0 if self._scales is None else self._scales.nbytes))
+
+
+class Cache:
+    """One layer's keys and values."""
+
+    def __init__(self, spec: KVSpec, slots: int, kv_dtype: str) -> None:
+        self.keys = CacheRows(spec, slots, kv_dtype)
+        self.values = CacheRows(spec, slots, kv_dtype)
 
     def copy_block(self, source: int, target: int, block_size: int) -> None:
         a, b = source * block_size, target * block_size
         for rows in (self.keys, self.values):
-            rows[b : b + block_size] = rows[a : a + block_size]
+            rows.copy(slice(a, a + block_size), slice(b, b + block_size))
 
     @property
     def nbytes(self) -> int:
-        return int(self.keys.nbytes + self.values.nbytes)
+        return self.keys.nbytes + self.values.nbytes
 
 
 @dataclass(frozen=True, slots=True)
