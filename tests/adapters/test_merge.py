@@ -57,6 +57,29 @@ def test_merged_is_live_within_rounding(tmp_path: Path) -> None:
     np.testing.assert_allclose(merged, live, rtol=0, atol=2e-5 * float(live.std()))
 
 
+@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "qwen3_moe"])
+def test_experts(name: str, tmp_path: Path) -> None:
+    """Each expert's linears are matrices of their own in the file; the others stay as they are."""
+    source = golden(name) / "ckpt"
+    tensors = {key: array for file in source.glob("*.safetensors") for key, array in load_file(file).items()}
+    rng = np.random.default_rng(0)
+    factors: dict[str, Any] = {}
+    expected: dict[str, Any] = {}
+    for key, w in tensors.items():
+        expected[key] = w.astype(np.float32)
+        if ".experts." in key:
+            a, b = (rng.standard_normal(shape).astype(np.float32) * 0.1 for shape in ((2, w.shape[1]), (w.shape[0], 2)))
+            at = f"base_model.model.{key.removesuffix('.weight')}"
+            factors |= {f"{at}.lora_A.weight": a, f"{at}.lora_B.weight": b}
+            expected[key] += np.float32(2) * (b @ a)
+    assert factors
+    merge(source, write_peft(tmp_path / "lora", factors), tmp_path / "out", dtype="float32")
+    found = {key: array for file in (tmp_path / "out").glob("*.safetensors") for key, array in load_file(file).items()}
+    assert found.keys() == expected.keys()
+    for key, w in found.items():
+        np.testing.assert_allclose(w.astype(np.float32), expected[key], rtol=0, atol=1e-6)
+
+
 def test_what_is_written(tmp_path: Path) -> None:
     """Only the adapted tensors differ, in the base's type; small files come along, code and old weights do not."""
     source = tmp_path / "base"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 from tests.server.harness import Server, eventually, open_model
 
@@ -31,8 +32,23 @@ def test_a_key_with_a_long_queue_does_not_hold_up_another(checkpoint):
     model.close()
 
 
+class Slow:
+    """An executor whose steps take their time."""
+
+    def __init__(self, executor: Any) -> None:
+        self._executor = executor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executor, name)
+
+    def run(self, batch: Any) -> Any:
+        time.sleep(0.003)
+        return self._executor.run(batch)
+
+
 def test_a_queue_that_is_full_in_tokens_says_when_to_come_again(checkpoint):
     model = open_model(checkpoint, max_num_seqs=1, max_logits_rows=1, max_queued_tokens=600)
+    model.model.engine.executor = Slow(model.model.executor)
     with Server(model) as server:
         answers = []
 
@@ -42,7 +58,6 @@ def test_a_queue_that_is_full_in_tokens_says_when_to_come_again(checkpoint):
         threads = [threading.Thread(target=ask) for _ in range(6)]
         for thread in threads:
             thread.start()
-            time.sleep(0.005)
         for thread in threads:
             thread.join()
         refused = [a for a in answers if a.status != 200]

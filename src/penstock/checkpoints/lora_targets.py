@@ -64,7 +64,10 @@ def _targets(name: str, module: LoraModule, base: Base) -> dict[str, Factors]:
         if targets is None:
             continue
         if rule.stack:
-            raise UnsupportedError(f"{shown(name)}: LoRA of the experts of a mixture is not supported")
+            raise UnsupportedError(
+                f"{shown(name)}: LoRA of the experts of a mixture is not applied live; make a checkpoint of both with "
+                "`penstock merge`"
+            )
         if any(isinstance(transform, UnitRows) for transform in rule.transforms):
             raise UnsupportedError(f"{shown(name)}: this model normalises the weight's rows, so LoRA cannot be added")
         return _split(rule, targets, module, base.program, name)
