@@ -176,7 +176,7 @@ def test_calls_that_must_be_come_one_by_one_and_may_be_cut_short():
         calls = [p for pieces in fed for p in pieces if isinstance(p, ToolCall)]
         assert [(c.name, json.loads(c.arguments)) for c in calls] == [("get", {"a": ']}{["'}), ("put", {"b": [1, {}]})]
         assert parser.finish() == []
-        assert size == len(whole) or any(fed[: len(fed) // 2 + 1])
+        assert size == len(whole) or any(fed[: len(fed) * 2 // 3])
     cut = whole.index("[1,")
     parser = FORMATS["forced"](("get", "put"))
     told = [p for p in (*parser.feed(whole[:cut]), *parser.finish()) if isinstance(p, ToolCall)]
