@@ -7,7 +7,7 @@ Two trained models on the native executor: stories260K of the shared assets, ove
 tinystories.txt; and the embedded model, whose rows are long enough for blocks of 256, over as many conversations as its
 training draws them, of which the answers count.
 Block formats are made by llama.cpp's library where ``--ggml`` (or PENSTOCK_GGML) says where it is, else those that the
-gguf package can make. Then stories260K as a checkpoint of every quantised form (``stored.py``). Prints the tables of
+gguf package can make. Then what caches of fewer bits cost, and stories260K as a checkpoint of every quantised form (``stored.py``). Prints the tables of
 docs/formats.md.
 """
 
@@ -89,6 +89,10 @@ def w8a8(spec: WeightSpec, data: WeightData) -> WeightData:
     return WeightData(made.format, made.shape, made.arrays, params={**made.params, "act": "int8"})
 
 
+def as_it_is(spec: WeightSpec, data: WeightData) -> WeightData:
+    return data
+
+
 class Model:
     """A folder's program, and its logits over windows under one conversion and one arithmetic."""
 
@@ -98,7 +102,7 @@ class Model:
     def perplexity(self, logits: list[F32]) -> float:
         return perplexity(logits, self.windows, self.counted)
 
-    def logits(self, convert: Convert, activation: str) -> tuple[list[F32], int]:
+    def logits(self, convert: Convert, activation: str, cache: str = "f32") -> tuple[list[F32], int]:
         """Of each window, and how many matrices are quantised."""
         with Checkpoint.open(self.folder) as checkpoint:
             family = resolve(checkpoint.config)
@@ -107,7 +111,7 @@ class Model:
             assert checkpoint.weights is not None
             program = build(settle_ties(architecture, checkpoint.weights, rules))
             executor = executor_class("native")(
-                program, limits(), compute="auto" if activation == "int8" else "f32", threads=1, isa=None,
+                program, limits(kv_dtype=cache), compute="auto" if activation == "int8" else "f32", threads=1, isa=None,
                 activation=activation,
             )  # fmt: skip
             made: list[str] = []
@@ -178,6 +182,21 @@ def main() -> None:
             before, after = model.perplexity(plain), model.perplexity(rounded_inputs)
             print(
                 f"| {name} | {case} | {error.max():.3f} | {error.mean():.4f} | {before:.4f} | {after:.4f} "
+                f"| {100 * (after / before - 1):+.2f} % |",
+                flush=True,
+            )
+    print()
+    print("| model | KV cache | logits, largest | logits, mean | perplexity | change |")
+    print("|---|---|---|---|---|---|")
+    for name, model in models.items():
+        exact, _ = model.logits(as_it_is, "float")
+        before = model.perplexity(exact)
+        for cache in ("f16", "bf16", "i8"):
+            got, _ = model.logits(as_it_is, "float", cache)
+            error = np.abs(np.concatenate(exact) - np.concatenate(got))
+            after = model.perplexity(got)
+            print(
+                f"| {name} | {cache} | {error.max():.3f} | {error.mean():.4f} | {after:.4f} "
                 f"| {100 * (after / before - 1):+.2f} % |",
                 flush=True,
             )
