@@ -7,8 +7,8 @@ Two trained models on the native executor: stories260K of the shared assets, ove
 tinystories.txt; and the embedded model, whose rows are long enough for blocks of 256, over as many conversations as its
 training draws them, of which the answers count.
 Block formats are made by llama.cpp's library where ``--ggml`` (or PENSTOCK_GGML) says where it is, else those that the
-gguf package can make. Then what caches of fewer bits cost, and stories260K as a checkpoint of every quantised form (``stored.py``). Prints the tables of
-docs/formats.md.
+gguf package can make. Then what caches of fewer bits cost, and stories260K as a checkpoint of every quantised form
+(``stored.py``). Prints the tables of docs/formats.md.
 """
 
 from __future__ import annotations
