@@ -8,6 +8,8 @@
 #include <cstdio>
 #include <cstring>
 
+#include "numa.h"
+
 namespace penstock {
 namespace {
 
@@ -50,6 +52,7 @@ Region::Region(int64_t bytes, Pages pages, const char* what) : bytes_(bytes) {
     if (skip > 0) munmap(map, skip);
     if (room > skip) munmap(data_ + size, room - skip);
     madvise(data_, mapped_, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);  // a wish; a kernel without them says no
+    spread(data_, mapped_, own_nodes());
 }
 
 Region::~Region() {

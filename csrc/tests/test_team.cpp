@@ -5,11 +5,15 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <stdexcept>
 #include <thread>
 
 #include "cpus.h"
 #include "memory.h"
+#include "numa.h"
 #include "support.h"
 #include "team.h"
 
@@ -17,6 +21,34 @@ using namespace penstock;
 using penstock::test::Random;
 
 namespace {
+
+void write(const std::string& path, const std::string& text) { std::ofstream(path) << text << "\n"; }
+
+// Of a machine with three nodes, the last without memory; and lists that are none.
+void nodes() {
+    CHECK(cpu_list("0-2,5,7-7") == (std::vector<int>{0, 1, 2, 5, 7}));
+    CHECK(cpu_list("").empty() && cpu_list("3-").empty() && cpu_list("a").empty() && cpu_list("5-2").empty());
+    CHECK(cpu_list("0-99999999999").empty() && cpu_list("0 1").empty() && cpu_list("-1").empty());
+    char folder[] = "/tmp/nodesXXXXXX";
+    CHECK(mkdtemp(folder) != nullptr);
+    const std::string root = folder;
+    write(root + "/has_memory", "0-1");
+    const char* cpus[] = {"0-3,8-11", "4-7,12-15", "16-19"};
+    for (int i = 0; i < 3; i++) {
+        std::filesystem::create_directory(root + "/node" + std::to_string(i));
+        write(root + "/node" + std::to_string(i) + "/cpulist", cpus[i]);
+    }
+    CHECK(nodes_of(root, {0, 9, 4}) == (std::vector<int>{0, 1}));
+    CHECK(nodes_of(root, {12, 17}) == (std::vector<int>{1}));
+    CHECK(nodes_of(root + "/nowhere", {0}).empty());
+    std::filesystem::remove_all(root);
+    // A node that is not there is the system's to refuse; memory is memory all the same.
+    Region region(int64_t{4} << 20, Pages::huge, "a test");
+    CHECK(!spread(region.data(), static_cast<size_t>(region.bytes()), {0}));
+    spread(region.data(), static_cast<size_t>(region.bytes()), {0, 1000});
+    std::memset(region.data(), 7, static_cast<size_t>(region.bytes()));
+    CHECK(region.data()[region.bytes() - 1] == std::byte{7});
+}
 
 double cpu_seconds() {
     timespec t;
@@ -116,6 +148,7 @@ void fork_is_refused() {
 }  // namespace
 
 int main() {
+    nodes();
     CHECK(default_threads() >= 1 && default_threads() <= static_cast<int>(usable_cpus().size()));
     for (const int count : {1, 2, 3, 7}) {
         phases(count, count <= 2 ? 2000 : 200);
