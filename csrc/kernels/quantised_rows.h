@@ -10,13 +10,13 @@
 namespace penstock {
 namespace {
 
-// Where a row's inputs go in a panel: f(step, inputs of the chunk before its filled-up input i) for every step in
-// order.
+// Inputs that share a scale, and where they go in a panel.
 struct InputStep {
     const float* x;    // inputs of the chunk
     int64_t from, to;  // filled-up inputs of the chunk
     uint32_t* panel;   // the step's words
 };
+// f(step, inputs of the chunk before its filled-up input i) for all of a row, in order.
 template <class Function>
 inline void each_step(const Quant& q, const float* x, uint32_t* panel, int rows, Function f) {
     const int64_t part = q.part(), step = part * q.parts_in_step(), groups = q.groups();
