@@ -48,6 +48,7 @@ Team::Team(int count, bool pinned) : count_(std::max(count, 1)), pid_(getpid()) 
     const std::vector<int> cpus = usable_cpus();
     // Threads that must share a CPU get nowhere while one of them spins.
     spin_us_ = count_ <= static_cast<int>(cpus.size()) ? kSpinMicroseconds : 0;
+    tickets_ = std::make_unique<Tickets[]>(count_);
     seats_.reserve(count_);
     for (int i = 0; i < count_; i++) seats_.push_back({this, i});
     for (int i = 1; i < count_; i++) {
@@ -86,7 +87,7 @@ void Team::run_task(const Task& task) {
     }
     task_ = task;
     if (count_ > 1) change(run_);
-    task.call(task.fn, Worker{0, count_, task.scratch, task.scratch_bytes, &Team::barrier, this});
+    task.call(task.fn, Worker{0, count_, task.scratch, task.scratch_bytes, &Team::barrier, this, tickets_.get()});
     barrier(this);
 }
 
@@ -102,7 +103,7 @@ void Team::serve(int id) {
         if (stop_) return;
         const Task task = task_;
         std::byte* scratch = task.scratch == nullptr ? nullptr : task.scratch + id * task.scratch_bytes;
-        task.call(task.fn, Worker{id, count_, scratch, task.scratch_bytes, &Team::barrier, this});
+        task.call(task.fn, Worker{id, count_, scratch, task.scratch_bytes, &Team::barrier, this, tickets_.get()});
         barrier(this);
     }
 }

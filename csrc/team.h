@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
@@ -63,6 +64,7 @@ class Team {
     bool stop_ = false;
     Task task_{};
     std::vector<Seat> seats_;
+    std::unique_ptr<Tickets[]> tickets_;
     std::vector<pthread_t> threads_;
     alignas(kCacheLines) std::atomic<uint32_t> run_{0};         // changes when a run begins
     alignas(kCacheLines) std::atomic<uint32_t> generation_{0};  // changes when the last worker is at the barrier

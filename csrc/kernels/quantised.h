@@ -10,8 +10,8 @@
 namespace penstock {
 namespace {
 
-// One panel alone fetches so far ahead; the last of several fetches the next piece while it works from the cache.
-constexpr int64_t kFetchAhead = 2048;
+// One panel alone fetches so far ahead; several fetch the next piece, each its share.
+constexpr int64_t kFetchAhead = 4096;
 
 // f(panel, rows, its results) for all panels of a block.
 template <class Function>
@@ -44,13 +44,21 @@ void whole_number_tile(const QuantBlock& b, int tile) {
     run.one_group = q.per_chunk == 1;
     run.part = part;
     run.in_step = q.parts_in_step();
+    run.ahead = kFetchAhead;
     int64_t words = 0;
-    const auto piece = [&](int64_t bytes, int64_t inputs_words) {
-        each_panel(b, tile, row_words, [&](int p, const uint32_t* panel, int rows, float* to) {
-            run.ahead = p + 1 < b.panels ? 0 : b.panels == 1 ? kFetchAhead : bytes;
+    const auto piece = [&](const std::byte* from, int64_t bytes, int64_t inputs, int64_t inputs_words) {
+        const int64_t block = fetch_inputs(q.codes), blocks = (inputs + block - 1) / block;
+        const int64_t each = ((bytes / kLineBytes + b.panels - 1) / b.panels + blocks - 1) / blocks;
+        const std::byte *early = from + bytes, *end = early + bytes;
+        run.early_lines = each;
+        each_panel(b, tile, row_words, [&](int, const uint32_t* panel, int rows, float* to) {
             run.panel = panel + words * rows;
             run.y = to;
-            (run.ahead != 0 ? kernels.fetching : kernels.by)[rows](run);
+            run.early = early;
+            const PieceKernel kernel = b.panels == 1 ? (rows < kFetchRows ? kernels.by : kernels.own)[rows]
+                                                     : (early < end ? kernels.other : kernels.by)[rows];
+            kernel(run);
+            early += each * blocks * kLineBytes;
         });
         words += inputs_words;
     };
@@ -66,9 +74,10 @@ void whole_number_tile(const QuantBlock& b, int tile) {
         for (int64_t c = 0; c < chunks; c += at_once) {
             run.chunk = chunk + c * at.bytes;
             run.chunks = chunks - c < at_once ? chunks - c : at_once;
-            const int64_t inputs = c + run.chunks == chunks ? last : whole;
+            const int64_t inputs = c + run.chunks == chunks ? last : whole, before = run.chunks - 1;
             parts_of(inputs);
-            piece(run.chunks * at.bytes, (run.chunks - 1) * q.panel_words(whole) + q.panel_words(inputs));
+            piece(run.chunk, run.chunks * at.bytes, before * whole + inputs,
+                  before * q.panel_words(whole) + q.panel_words(inputs));
         }
         return;
     }
@@ -80,7 +89,7 @@ void whole_number_tile(const QuantBlock& b, int tile) {
             const int64_t n = inputs - from < kPieceInputs ? inputs - from : kPieceInputs;
             run.codes = at.codes + code_bytes(q.codes, from);
             parts_of(n);
-            piece(code_bytes(q.codes, n), q.panel_words(n));
+            piece(run.chunk + run.codes, code_bytes(q.codes, n), n, q.panel_words(n));
         }
     }
 }

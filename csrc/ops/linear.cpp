@@ -4,6 +4,7 @@
 
 #include "kernels/table.h"
 #include "ops/ops.h"
+#include "prefetch.h"
 
 namespace penstock {
 namespace {
@@ -22,6 +23,24 @@ int64_t row_words(const Matrix& m, Act act) {
     return act == Act::i8 ? m.quant.row_words() : row_words(act, m.quant.inputs);
 }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Weights that a worker takes at once: long enough for memory to come in its stride, short enough to wait for.
+constexpr int64_t kPieceBytes = 96 << 10;
+// Smaller matrices are in a cache, or soon will be.
+constexpr int64_t kLarge = 512 << 10;
+bool large(const Matrix& m) { return m.tiles * m.tile_bytes >= kLarge; }
+
+// Memory that is asked for while something else is done: of a worker's first tile while inputs are prepared, and of the
+// tile that comes next where two matrices take turns, since each turn would begin with waiting.
+constexpr int64_t kFetchFirst = 12 << 10, kFetchNext = 2 << 10;
+constexpr int64_t kFetchRows = 32;  // with more rows memory does not decide
+
+void fetch(const Matrix& m, int64_t tile, int64_t bytes) {
+    if (tile >= m.tiles || !large(m)) return;
+    const std::byte* from = m.data + tile * m.tile_bytes;
+    const int64_t n = std::min(bytes, (m.tiles - tile) * m.tile_bytes);
+    for (int64_t i = 0; i < n; i += 64) prefetch_line(from + i);
+}
 
 // Floats that a row passes through before it is in a panel: after a norm, and in the order of its groups.
 int64_t buffer_floats(const Matrix& m) {
@@ -153,7 +172,10 @@ struct Linear {
             else
                 dot(w, tile, count, rows, to);
         };
+        const bool ahead = gated && args.rows <= kFetchRows;
+        if (ahead) fetch(other.weight, tile, kFetchNext);
         products(part.weight, y);
+        if (ahead) fetch(part.weight, tile + count, kFetchNext);
         if (gated) products(other.weight, up);
         const int64_t column = tile * kTile, width = std::min(int64_t{count} * kTile, part.weight.n - column);
         const float* bias = part.bias != nullptr ? part.bias + column : nullptr;
@@ -169,6 +191,23 @@ struct Linear {
                 kernels.finish(y + from, bias, residual, to, width);
             }
         }
+    }
+
+    // The worker's first tiles, early.
+    void fetch_first(int64_t tile) const {
+        if (args.rows > kFetchRows) return;
+        const int parts = args.activation != Activation::none ? 1 : args.parts;
+        int64_t before = 0;
+        for (int i = 0; i < parts && before <= tile; before += args.part[i].weight.tiles, i++)
+            fetch(args.part[i].weight, tile - before, kFetchFirst);
+    }
+
+    // Tiles that a worker takes at once.
+    int64_t piece() const {
+        const int64_t rows = ceil_div(args.rows, panels);
+        const int64_t least = (quant != nullptr ? kernels.quant_tiles_at_once : kernels.tiles_at_once)[rows];
+        const int64_t bytes = args.part[0].weight.tile_bytes * (args.activation != Activation::none ? 2 : 1);
+        return ceil_div(ceil_div(kPieceBytes, bytes), least) * least;
     }
 
     // Tiles (counted over all parts) x panels.
@@ -218,11 +257,16 @@ int panel_workers(int64_t panels, int64_t tiles, int count) {
 void linear(const Kernels& kernels, const LinearArgs& args, const Worker& worker) {
     if (args.rows == 0) return;
     Linear op(kernels, args);
-    op.prepare(worker);
     int64_t tiles = 0;
     for (int i = 0; i < (args.activation != Activation::none ? 1 : args.parts); i++) tiles += args.part[i].weight.tiles;
+    op.fetch_first(share(tiles, worker.id, worker.count).begin);
+    op.prepare(worker);
     const int along = panel_workers(op.panels, tiles, worker.count);
-    op.run(share(tiles, worker.id / along, worker.count / along), share(op.panels, worker.id % along, along));
+    if (along == 1 && large(args.part[0].weight)) {
+        worker.share_out(tiles, op.piece(), [&](int64_t begin, int64_t end) { op.run({begin, end}, {0, op.panels}); });
+    } else {
+        op.run(share(tiles, worker.id / along, worker.count / along), share(op.panels, worker.id % along, along));
+    }
 }
 
 int64_t linear_shared_bytes(Act act, int64_t rows, int64_t k) { return rows * row_words(act, k) * 4; }

@@ -89,6 +89,7 @@ inline bool same_bits(const float* a, const float* b, int64_t n) {
 // Runs fn(worker) on `count` threads with private scratch of that size.
 inline void on_team(int count, int64_t scratch_bytes, const std::function<void(const Worker&)>& fn) {
     std::barrier<> meet(count);
+    const auto tickets = std::make_unique<Tickets[]>(static_cast<size_t>(count));
     const auto work = [&](int id) {
         Buffer<std::byte> scratch(scratch_bytes);
         Worker w{};
@@ -98,6 +99,7 @@ inline void on_team(int count, int64_t scratch_bytes, const std::function<void(c
         w.scratch_bytes = static_cast<size_t>(scratch_bytes);
         w.barrier_fn = [](void* team) { static_cast<std::barrier<>*>(team)->arrive_and_wait(); };
         w.team = &meet;
+        w.tickets = tickets.get();
         fn(w);
     };
     std::vector<std::thread> others;

@@ -209,6 +209,9 @@ int main() {
                            Setup({kWatched ? 300 : 3000, {40, 40}, format, act, NormKind::rms, Activation::silu}, 14));
             }
         }
+        // Matrices whose tiles are given out piece by piece.
+        check_bits(kernels, Setup({300, {600, 41}, Format::f32, Act::f32}, 9));
+        check_bits(kernels, Setup({260, {560, 560}, Format::f32, Act::f32, NormKind::rms, Activation::silu}, 6));
         // Few tiles and many rows: workers share the rows out.
         check_bits(kernels, Setup({32, {20}, Format::f32, Act::f32}, 150));
         std::printf("linear: %s ok\n", kernels.name);

@@ -4,12 +4,14 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
 #include <thread>
+#include <vector>
 
 #include "cpus.h"
 #include "memory.h"
@@ -54,6 +56,41 @@ double cpu_seconds() {
     timespec t;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
+}
+
+// Every item is somebody's, once, phase after phase.
+void shares(int count) {
+    Team team(count);
+    Random random(7);
+    for (int turn = 0; turn < 300; turn++) {
+        const int64_t n = random.below(200), piece = 1 + random.below(20);
+        std::vector<std::atomic<int>> taken(static_cast<size_t>(n));
+        team.run([&](const Worker& w) {
+            for (int phase = 0; phase < 2; phase++) {
+                w.share_out(n, piece, [&](int64_t begin, int64_t end) {
+                    CHECK(begin < end && end - begin <= (count == 1 ? n : piece));
+                    for (int64_t i = begin; i < end; i++) taken[static_cast<size_t>(i)]++;
+                });
+                w.barrier();
+            }
+        });
+        for (int64_t i = 0; i < n; i++)
+            CHECK(taken[static_cast<size_t>(i)] == 2, "item %ld of %ld: %d", long(i), long(n),
+                  taken[static_cast<size_t>(i)].load());
+    }
+}
+
+// A worker that cannot go on is not waited for: it sits in its first piece until the others have done all the rest.
+void others_help() {
+    Team team(3);
+    std::atomic<int> done{0};
+    team.run([&](const Worker& w) {
+        w.share_out(30, 1, [&](int64_t begin, int64_t) {
+            while (begin == 10 && done.load() < 29) std::this_thread::yield();
+            done++;
+        });
+    });
+    CHECK(done == 30);
 }
 
 // A pipeline of phases over plain memory: any missing barrier is a wrong sum, and a race to the sanitizer.
@@ -153,7 +190,9 @@ int main() {
     for (const int count : {1, 2, 3, 7}) {
         phases(count, count <= 2 ? 2000 : 200);
         scratch_is_private(count);
+        shares(count);
     }
+    others_help();
     for (int i = 0; i < 50; i++) Team(i % 4 + 1, i % 2 == 0);  // made and ended without ever running
     stragglers();
     idle_costs_nothing();

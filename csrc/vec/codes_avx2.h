@@ -65,6 +65,9 @@ inline __m256i dot_small(__m256i acc, __m256i w, __m256i x) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
 }
 inline I dot_small(I acc, Codes w, Codes x) { return {dot_small(acc.a, w.a, x.a), dot_small(acc.b, w.b, x.b)}; }
+// With the word at x, in all lanes.
+inline I dot_word(I acc, Codes w, const uint32_t* x) { return dot(acc, w, broadcast_codes(*x)); }
+inline I dot_small_word(I acc, Codes w, const uint32_t* x) { return dot_small(acc, w, broadcast_codes(*x)); }
 
 inline void hold(I& x) { asm("" : "+x"(x.a), "+x"(x.b)); }
 

@@ -41,6 +41,12 @@ inline Codes lookup(const uint8_t* table, Codes a) {
 }
 inline I dot(I acc, Codes w, Codes x) { return {_mm512_dpbusd_epi32(acc.v, w.v, x.v)}; }
 inline I dot_small(I acc, Codes w, Codes x) { return dot(acc, w, x); }
+// With the word at x, which the product itself spreads over the lanes (GCC 12 would do it apart).
+inline I dot_word(I acc, Codes w, const uint32_t* x) {
+    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc.v) : "v"(w.v), "m"(*x));
+    return acc;
+}
+inline I dot_small_word(I acc, Codes w, const uint32_t* x) { return dot_word(acc, w, x); }
 
 // In a register, here and now: the compiler shall not keep copies in memory.
 inline void hold(I& a) { asm("" : "+v"(a.v)); }

@@ -87,6 +87,9 @@ inline I dot(I acc, Codes w, Codes x) {
 }
 // The same where no byte of w is above 127.
 inline I dot_small(I acc, Codes w, Codes x) { return dot(acc, w, x); }
+// With the word at x, in all lanes.
+inline I dot_word(I acc, Codes w, const uint32_t* x) { return dot(acc, w, broadcast_codes(*x)); }
+inline I dot_small_word(I acc, Codes w, const uint32_t* x) { return dot_small(acc, w, broadcast_codes(*x)); }
 
 // In a register, here and now, where there is one so wide: the compiler shall
 // not keep copies in memory.
