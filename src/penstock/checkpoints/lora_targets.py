@@ -68,7 +68,7 @@ def _targets(name: str, module: LoraModule, base: Base) -> dict[str, Factors]:
         if any(isinstance(transform, UnitRows) for transform in rule.transforms):
             raise UnsupportedError(f"{shown(name)}: this model normalises the weight's rows, so LoRA cannot be added")
         found = _split(rule, targets, module, base.program, name)
-        return _of_expert(found, int(values[rule.stack]), base.program, name) if rule.stack else found
+        return _of_expert(found, int(values[rule.stack]), module, base.program, name) if rule.stack else found
     raise CheckpointError(
         f"the adapter changes {shown(name)}, which this model does not have: it belongs to another base model"
     )
@@ -82,13 +82,16 @@ def _filled(rule: Rule, values: Mapping[str, str], program: Program) -> list[str
     return targets if all(not target or target in program.weights for target in targets) else None
 
 
-def _of_expert(found: dict[str, Factors], expert: int, program: Program, name: str) -> dict[str, Factors]:
+def _of_expert(
+    found: dict[str, Factors], expert: int, module: LoraModule, program: Program, name: str
+) -> dict[str, Factors]:
     """The same for one expert of each stack."""
     for target in found:
-        if expert >= program.weights[target].shape[0]:
+        count = program.weights[target].shape[0]
+        if expert >= count or module.experts not in (0, count):
             raise CheckpointError(
-                f"{shown(name)}: this model has experts 0 to {program.weights[target].shape[0] - 1} only: the adapter "
-                "belongs to another base model"
+                f"{shown(name)}: this model has {count} experts, 0 to {count - 1}: the adapter belongs to another base "
+                "model"
             )
     return {expert_target(target, expert): factors for target, factors in found.items()}
 

@@ -21,7 +21,7 @@ from penstock.checkpoints.adapters import floats, locate_adapter, open_peft, pef
 from penstock.checkpoints.folder import Checkpoint
 from penstock.checkpoints.jsonfile import read_json
 from penstock.checkpoints.lora import LoraModule, read_lora
-from penstock.checkpoints.patterns import pattern
+from penstock.checkpoints.patterns import fill, pattern
 from penstock.checkpoints.source import Array, WeightSource, shown
 from penstock.errors import CheckpointError, ConfigError, UnsupportedError
 from penstock.models.gguf import KEY as GGUF
@@ -119,7 +119,7 @@ class _Merger:
         self.changes: dict[str, _Change] = {}
         file = read_lora(adapter, config, folder, MAX_RANK)
         for module, lora in file.modules.items():
-            name, change = self._place(f"{module}.weight")
+            name, change = self._place(f"{module}.weight", lora.experts)
             self.changes[name] = replace(change, module=lora)
         for wanted, saved in file.saved.items():
             name, change = self._place(wanted)
@@ -128,6 +128,8 @@ class _Merger:
             self.changes[name] = replace(self.changes.get(name, change), saved=saved)
         for name, change in self.changes.items():
             self._check(name, change)
+        if dtype != "auto":
+            self._widen()
 
     def write(self, folder: Path, progress: Callable[[int, int], None]) -> Merged:
         names = [*self.weights.names(), *(name for name in self.changes if name not in self.names)]
@@ -143,18 +145,22 @@ class _Merger:
 
         files = write(folder, entries, tensor)
         self._copy(folder)
-        return Merged(folder, tuple(files), len(self.changes), len(names))
+        changed = sum(bool(change.module or change.saved) for change in self.changes.values())
+        return Merged(folder, tuple(files), changed, len(names))
 
-    def _place(self, wanted: str) -> tuple[str, _Change]:
-        """The base's tensor that PEFT calls ``wanted``; a tied output projection becomes a tensor of its own."""
+    def _place(self, wanted: str, experts: int = 0) -> tuple[str, _Change]:
+        """The base's tensor that PEFT calls ``wanted``; a tied output projection becomes a tensor of its own.
+
+        ``experts``: how many the layer must have where it is one of an expert, 0 if that is open."""
         for rule in self.rules:
             values = pattern(rule.source).match(wanted)
             if values is None or not rule.targets:
                 continue
-            transposed = any(isinstance(transform, Transpose) for transform in rule.transforms)
-            there = [name for name in pattern(rule.source).names(values) if name in self.names]
-            if there:
-                return there[0], _Change(there[0], transposed=transposed)
+            there = self._there(rule, values)
+            if there is not None:
+                if experts and self._there(rule, {**values, rule.stack: str(experts)}):
+                    break  # the base has more of them
+                return there.source, there
             shared = self._tied(rule)
             if shared:
                 self.untied = True
@@ -165,9 +171,39 @@ class _Merger:
                     f"{shown(wanted)} is quantised in the base: merge the adapter into the unquantised model"
                 )
         raise CheckpointError(
-            f"{self.folder}: the adapter changes {shown(wanted)}, which {self.checkpoint.path} does not have: it "
-            "belongs to another base model"
+            f"{self.folder}: the adapter changes {shown(wanted)}, which {self.checkpoint.path} does not have"
+            f"{' alone' if experts else ''}: it belongs to another base model"
         )
+
+    def _there(self, rule: Rule, values: Mapping[str, str]) -> _Change | None:
+        """The file's tensor that ``rule`` means, or that another rule makes the same weight of."""
+        for other in (rule, *self.rules):
+            named: Mapping[str, str] | None = values
+            if other is not rule:
+                if len(rule.targets) != 1 or len(other.targets) != 1 or bool(rule.stack) != bool(other.stack):
+                    continue
+                named = pattern(other.targets[0], other.source).match(fill(rule.targets[0], values))
+                if named is None:
+                    continue
+                named = {**named, **({other.stack: values[rule.stack]} if rule.stack else {})}
+            for name in pattern(other.source).names(named):
+                if name in self.names:
+                    return _Change(name, transposed=any(isinstance(each, Transpose) for each in other.transforms))
+        return None
+
+    def _widen(self) -> None:
+        """Experts of one layer are stored alike: those beside a changed one get its type, too."""
+        stacks: dict[tuple[str, ...], list[str]] = {}
+        for name in self.names:
+            for rule in self.rules:
+                values = pattern(rule.source).match(name) if rule.stack else None
+                if values is not None:
+                    others = (str(value) for key, value in values.items() if key != rule.stack)
+                    stacks.setdefault((rule.source, *others), []).append(name)
+                    break
+        for names in stacks.values():
+            if not self.changes.keys().isdisjoint(names):
+                self.changes |= {name: _Change(name) for name in names if name not in self.changes}
 
     def _tied(self, rule: Rule) -> str:
         sources = [other.source for other in self.rules if rule.tied_to and other.targets == (rule.tied_to,)]
