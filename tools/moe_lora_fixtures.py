@@ -26,7 +26,12 @@ SIZES: dict[str, Any] = {
     "vocab_size": 131, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
     "max_position_embeddings": 256, "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
-QWEN: dict[str, Any] = {"moe_intermediate_size": 20, "num_experts": 5, "num_experts_per_tok": 2, "intermediate_size": 28}
+QWEN: dict[str, Any] = {
+    "moe_intermediate_size": 20,
+    "num_experts": 5,
+    "num_experts_per_tok": 2,
+    "intermediate_size": 28,
+}
 FAMILIES: dict[str, dict[str, Any]] = {
     "mixtral": {"intermediate_size": 20, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
     "qwen2_moe": {
@@ -76,7 +81,9 @@ def make_base(family: str) -> None:
             if weight.ndim == 1:
                 weight.normal_(0.0 if name.endswith("bias") else 1.0, 0.2)
             else:
-                weight.normal_(0.0, (1.0 if "embed" in name else 1.6) / weight.shape[-1] ** (0 if "embed" in name else 0.5))
+                weight.normal_(
+                    0.0, (1.0 if "embed" in name else 1.6) / weight.shape[-1] ** (0 if "embed" in name else 0.5)
+                )
     model.to(torch.bfloat16).save_pretrained(folder(family) / "ckpt")
 
 
@@ -97,9 +104,7 @@ def make_adapter(family: str, kind: str) -> None:
                 weight.normal_(0.0, 0.5 if "lora_B" in name else 1.0 / weight.shape[1] ** 0.5)
                 weight.copy_(weight.to(torch.bfloat16))
     model.peft_config["default"].base_model_name_or_path = "../ckpt"
-    model.save_pretrained(folder(family) / kind, save_embedding_layers=False)
-    for path in (*folder(family).glob("*/*.safetensors"),):
-        path.chmod(0o644)
+    model.save_pretrained(str(folder(family) / kind), save_embedding_layers=False)
     (folder(family) / kind / "README.md").unlink(missing_ok=True)
 
 

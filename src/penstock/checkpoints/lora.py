@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.checkpoints.adapters import floats
-from penstock.checkpoints.lora_parameters import STACKS, of_each_expert, parameter_of, turns
+from penstock.checkpoints.lora_parameters import PARAMETERS, STACKS, of_each_expert, parameter_of, turns
 from penstock.checkpoints.source import WeightSource, shown, some
 from penstock.errors import CheckpointError, UnsupportedError, nearest
 from penstock.types import F32
@@ -118,6 +118,8 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> None:
     targets = config.get("target_parameters") or []
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
         raise CheckpointError(f"{folder}/adapter_config.json: target_parameters must be a list of names")
+    if any(target.rpartition(".")[2] not in PARAMETERS for target in targets):
+        raise refuse("target_parameters", f"known are those of linears and experts: {', '.join(PARAMETERS)}")
     for key, low in (("r", 1), ("lora_alpha", None)):
         value = config.get(key)
         good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

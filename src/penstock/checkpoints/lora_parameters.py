@@ -23,6 +23,7 @@ from penstock.types import F32
 HOLDER = "experts"
 STACKS = ("gate_up_proj", "down_proj")
 """Of a module ``experts``, in the order that it declares them."""
+PARAMETERS = (*STACKS, "weight")
 NESTED = ".base_layer"
 MAX_EXPERTS = 4096
 
@@ -45,9 +46,7 @@ def turns(version: object) -> bool:
     return found is None or tuple(int(part or 0) for part in found.groups()) < (0, 19, 1)
 
 
-def of_each_expert(
-    owner: str, parameter: str, a: F32, b: F32, rank: int, turned: bool
-) -> dict[str, tuple[F32, F32]]:
+def of_each_expert(owner: str, parameter: str, a: F32, b: F32, rank: int, turned: bool) -> dict[str, tuple[F32, F32]]:
     """A and B of each expert's linears, under the names that they have as modules: ``mlp.experts.3.gate_proj``."""
     experts, rest = divmod(a.shape[0], rank)
     if rest or not 1 <= experts <= MAX_EXPERTS:
@@ -70,4 +69,3 @@ def of_each_expert(
         for e in range(experts)
         for i, part in enumerate(parts)
     }  # fmt: skip
-

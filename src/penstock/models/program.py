@@ -118,8 +118,8 @@ OPS: dict[str, OpDef] = {
     "moe": OpDef(
         "x router", "y", "gate up down", "experts top_k renormalise activation width adapted",
         "p = softmax(router), the top_k largest (ties: lowest index), divided by their sum if `renormalise`; "
-        "sum over the chosen experts of p_e * down_e(activation(gate_e(x)) * up_e(x)). `adapted` (set by passes): gate_e, "
-        "up_e and down_e are as with a `lora` behind each, its target `weight[e]`; rows are those of tokens",
+        "sum over the chosen experts of p_e * down_e(activation(gate_e(x)) * up_e(x)). `adapted` (by a pass): "
+        "as with a `lora` behind each gate_e, up_e and down_e, its target `weight[e]`; rows are those of tokens",
     ),
     "select": OpDef("x", "y", "", "", "y = the rows of x whose logits are wanted (Batch.logits_rows)"),
     "softcap": OpDef("x", "y", "", "cap", "y = cap * tanh(x / cap)"),

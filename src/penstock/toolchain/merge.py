@@ -178,15 +178,8 @@ class _Merger:
     def _there(self, rule: Rule, values: Mapping[str, str]) -> _Change | None:
         """The file's tensor that ``rule`` means, or that another rule makes the same weight of."""
         for other in (rule, *self.rules):
-            named: Mapping[str, str] | None = values
-            if other is not rule:
-                if len(rule.targets) != 1 or len(other.targets) != 1 or bool(rule.stack) != bool(other.stack):
-                    continue
-                named = pattern(other.targets[0], other.source).match(fill(rule.targets[0], values))
-                if named is None:
-                    continue
-                named = {**named, **({other.stack: values[rule.stack]} if rule.stack else {})}
-            for name in pattern(other.source).names(named):
+            named = values if other is rule else _same_weight(rule, values, other)
+            for name in pattern(other.source).names(named) if named is not None else ():
                 if name in self.names:
                     return _Change(name, transposed=any(isinstance(each, Transpose) for each in other.transforms))
         return None
@@ -259,6 +252,14 @@ class _Merger:
         if self.untied:
             config = {**read_json(folder / "config.json"), "tie_word_embeddings": False}
             (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _same_weight(rule: Rule, values: Mapping[str, str], other: Rule) -> Mapping[str, str] | None:
+    """The variables with which ``other`` makes what ``rule`` makes with ``values``; None where it makes another one."""
+    if len(rule.targets) != 1 or len(other.targets) != 1 or bool(rule.stack) != bool(other.stack):
+        return None
+    found = pattern(other.targets[0], other.source).match(fill(rule.targets[0], values))
+    return found if found is None or not rule.stack else {**found, other.stack: values[rule.stack]}
 
 
 def _merged(rows: Array, module: LoraModule, part: slice) -> Array:

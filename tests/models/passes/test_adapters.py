@@ -23,9 +23,7 @@ def test_every_linear_can_have_one(name: str) -> None:
     assert len(loras) == sum(len(op.outputs) for op in linears)
     assert made.outputs == program.outputs
     mixtures = [op for op in made.ops if op.kind == "moe"]
-    experts = {
-        expert_target(weight, e) for op in mixtures for weight in op.weights for e in range(op.attrs["experts"])
-    }
+    experts = {expert_target(weight, e) for op in mixtures for weight in op.weights for e in range(op.attrs["experts"])}
     assert {op.attrs["target"] for op in loras} | experts == set(targets)
     assert all(op.attrs["adapted"] for op in mixtures)
     for op in loras:

@@ -130,7 +130,7 @@ def gate(step: Step, op: Op, x: list[Tensor]) -> tuple[Tensor, ...]:
 
 
 def adapted(step: Step, y: Tensor, x: Tensor, slots: Tensor | None, target: str) -> Tensor:
-    """``y`` = x W^T with what each row's adapter (by slot) adds to W, row by row: what a row gets depends on no other."""
+    """``y`` = x W^T and what each row's adapter (by slot) adds to it. Row by row: what one gets depends on no other."""
     y = y.clone()
     for i, slot in enumerate(() if slots is None else slots.tolist()):
         factors = step.adapters[slot].get(target) if slot else None
