@@ -137,6 +137,11 @@ DOWN = "model.layers.0.mlp.experts"
         (expert_tensors(DOWN, 32, 20, 10), {**FUSED, "rank_pattern": {"down_proj": 2.5}}, "says 2.5"),
         (expert_tensors(f"{DOWN}.base_layer", 32, 20, 10), {**FUSED, "r": 10}, "does not have"),
         (
+            expert_tensors(DOWN, 32, 20, 10) | expert_tensors(f"{DOWN}.4.down_proj", 32, 20, 2),
+            {**FUSED, "rank_pattern": {}},
+            "come twice",
+        ),
+        (
             expert_tensors(DOWN, 41, 32, 10),
             {**FUSED, "target_parameters": ["mlp.experts.gate_up_proj"]},
             "no gate and up of equal size",

@@ -80,13 +80,16 @@ def read_lora(source: WeightSource, config: Mapping[str, Any], folder: Path, max
         scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
         found = _module(source, module, names, scale, folder)
         if parameter not in STACKS:
-            modules[owner] = found
+            each = {owner: found}
         elif found.magnitude is None:
             turned = turns(config.get("peft_version"))
-            each = of_each_expert(owner, parameter, found.a, found.b, rank, turned)
-            modules |= {name: LoraModule(a, b, scale, experts=rows // rank) for name, (a, b) in each.items()}
+            pairs = of_each_expert(owner, parameter, found.a, found.b, rank, turned)
+            each = {name: LoraModule(a, b, scale, experts=rows // rank) for name, (a, b) in pairs.items()}
         else:
             raise UnsupportedError(f"{folder}: {shown(module)}: DoRA of parameters is not supported")
+        if not modules.keys().isdisjoint(each):
+            raise CheckpointError(f"{folder}: the factors of {shown(owner)} come twice")
+        modules |= each
     return LoraFile(modules, saved)
 
 

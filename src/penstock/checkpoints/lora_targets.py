@@ -52,6 +52,8 @@ def live(file: LoraFile, base: Base) -> LoraAdapter:
                     f"{shown(name)}: factors for a linear [{b.shape[0]}, {a.shape[1]}], but the model's is [{n}, {k}]: "
                     "the adapter belongs to another base model"
                 )
+            if target in factors:
+                raise CheckpointError(f"{shown(name)}: the factors of '{target}' come twice")
             factors[target] = found
     return LoraAdapter(factors, max(module.a.shape[0] for module in file.modules.values()))
 

@@ -120,6 +120,8 @@ class _Merger:
         file = read_lora(adapter, config, folder, MAX_RANK)
         for module, lora in file.modules.items():
             name, change = self._place(f"{module}.weight", lora.experts)
+            if name in self.changes:
+                raise CheckpointError(f"{folder}: the factors of {shown(name)} come twice")
             self.changes[name] = replace(change, module=lora)
         for wanted, saved in file.saved.items():
             name, change = self._place(wanted)
@@ -159,7 +161,10 @@ class _Merger:
             there = self._there(rule, values)
             if there is not None:
                 if experts and self._there(rule, {**values, rule.stack: str(experts)}):
-                    break  # the base has more of them
+                    raise CheckpointError(
+                        f"{self.folder}: {shown(wanted)} is one of {experts} experts, {self.checkpoint.path} has more: "
+                        "the adapter belongs to another base model"
+                    )
                 return there.source, there
             shared = self._tied(rule)
             if shared:
@@ -171,8 +176,8 @@ class _Merger:
                     f"{shown(wanted)} is quantised in the base: merge the adapter into the unquantised model"
                 )
         raise CheckpointError(
-            f"{self.folder}: the adapter changes {shown(wanted)}, which {self.checkpoint.path} does not have"
-            f"{' alone' if experts else ''}: it belongs to another base model"
+            f"{self.folder}: the adapter changes {shown(wanted)}, which {self.checkpoint.path} does not have: it "
+            "belongs to another base model"
         )
 
     def _there(self, rule: Rule, values: Mapping[str, str]) -> _Change | None:
