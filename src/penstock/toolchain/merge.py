@@ -239,7 +239,9 @@ class _Merger:
         else:
             whole = self.weights.get(change.source)
         if change.module is None:
-            return whole.astype(stored)
+            found = whole.astype(stored)
+            self.weights.release(change.source)
+            return found
         out = np.empty(whole.shape, stored)
         rows, into = (whole.T, out.T) if change.transposed else (whole, out)
         for start in range(0, rows.shape[0], CHUNK):
