@@ -187,10 +187,11 @@ void bind_build(PlanClass& c) {
                             int y) { o.plan.elementwise(elementwise_kind(kind), activation(act), factor, a, b, y); });
     c.def("moe", [](PlanObject& o, int64_t experts, int64_t top_k, bool renormalise, const std::string& act,
                     const std::tuple<int, int, int>& first,
-                    const std::tuple<std::string, std::string, std::string>& inputs, int x, int router, int y) {
+                    const std::tuple<std::string, std::string, std::string>& inputs, const std::vector<int>& targets,
+                    int64_t rank, int x, int router, int y) {
         const auto& [gate, up, down] = first;
         o.plan.moe({experts, top_k, renormalise, activation(act), input_kind(std::get<0>(inputs)),
-                    input_kind(std::get<1>(inputs)), input_kind(std::get<2>(inputs)), gate, up, down},
+                    input_kind(std::get<1>(inputs)), input_kind(std::get<2>(inputs)), gate, up, down, targets, rank},
                    x, router, y);
     });
     c.def("select", [](PlanObject& o, int x, int y) { o.plan.select(x, y); });

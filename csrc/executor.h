@@ -2,6 +2,7 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -51,7 +52,10 @@ class Executor {
     void clear_adapter(int slot);
     bool has_adapter(int slot) const;
     // Null where the slot has nothing for the target.
-    const LoraFactors* lora(int slot, int target) const;
+    const LoraFactors* lora(int slot, int target) const { return table(slot).find(target); }
+    LoraTable table(int slot) const;
+    // Another number whenever the slot's factors are others.
+    uint64_t adapter_serial(int slot) const { return has_adapter(slot) ? adapters_[slot]->serial : 0; }
 
     // Writes cache rows of a layer, as the op `store` does: k, v [slots.size, kv_heads * head_dim].
     void write_kv(int layer, Span<int64_t> slots, const float* k, const float* v);
@@ -95,7 +99,9 @@ class Executor {
   private:
     struct Adapter {
         Pool memory;
-        std::vector<LoraFactors> targets;
+        std::deque<LoraFactors> factors;
+        std::vector<const LoraFactors*> targets;
+        uint64_t serial = 0;
     };
     Matrix pack_f32(Pool& pool, const float* src, int64_t n, int64_t k);
     void touch_block(int64_t block);
@@ -111,6 +117,7 @@ class Executor {
     std::vector<Vector> vectors_;
     std::vector<KVLayer> layers_;
     std::vector<std::unique_ptr<Adapter>> adapters_;  // by slot
+    uint64_t serials_ = 0;
     std::vector<Region> kv_;
     std::vector<bool> touched_;
     int64_t touched_blocks_ = 0;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "executor.h"
+#include "ops/moe.h"
 #include "sampler.h"
 
 namespace penstock {
@@ -56,6 +57,9 @@ struct MoeSpec {
     Activation activation;
     Act act, act_up, act_down;
     int gate, up, down;  // matrices of the first expert; the others' numbers follow
+    // Of gate, up and down of each expert, what it is as a target of adapters, -1: none; or empty.
+    std::vector<int> targets;
+    int64_t rank;  // the largest of any adapter that steps may name
 };
 
 // A value as the last step left it.
@@ -141,6 +145,9 @@ class Plan {
     struct Adapted {
         std::vector<int32_t> rows;
         std::vector<LoraPanel> panels;
+        // For experts: the step's adapters, which of them each row has (-1: none), rows by adapter.
+        std::vector<LoraTable> tables;
+        std::vector<int32_t> adapter_of, order;
     };
     // One op's factors for each panel, found when a step is prepared.
     struct LoraOp {
@@ -148,6 +155,10 @@ class Plan {
         int64_t rank, k, n;
         bool logits;
         std::vector<const LoraFactors*> factors;
+    };
+    struct ExpertLoraOp {
+        std::vector<int32_t> targets;
+        int64_t rank, experts, hidden, width;
     };
 
     const Slot& slot(int value) const;
@@ -164,6 +175,10 @@ class Plan {
 
     void prepare(const Batch& batch, const Wanted& wanted);
     void prepare_adapters(const Batch& batch);
+    void prepare_rows(const Batch& batch, int slot, bool logits);
+    const ExpertLoraOp* take_targets(const MoeSpec& spec, int64_t hidden, int64_t width);
+    void check_experts(int slot);
+    ExpertTargets expert_targets(const ExpertLoraOp& op, bool logits) const;
     void run_all(const Worker& worker) const;
     void run_end(const Wanted& wanted, const Worker& worker) const;
 
@@ -173,7 +188,9 @@ class Plan {
     std::vector<Op> ops_;
     std::vector<std::unique_ptr<Derived>> derived_;
     std::vector<std::unique_ptr<LoraOp>> loras_;
-    Adapted adapted_[2];  // tokens, logits
+    std::vector<std::unique_ptr<ExpertLoraOp>> expert_loras_;
+    std::vector<uint64_t> checked_;  // by slot: the adapter that fits the ops of experts
+    Adapted adapted_[2];             // tokens, logits
     int64_t embed_width_ = 0;
     BatchNeeds needs_;
     int logits_ = -1, hidden_ = -1;

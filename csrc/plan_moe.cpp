@@ -67,10 +67,12 @@ void Plan::moe(const MoeSpec& spec, int x, int router, int y) {
     args.gate = experts->gate.data();
     args.up = experts->up.data();
     args.down = experts->down.data();
+    const ExpertLoraOp* loras = take_targets(spec, in.width, gate.n);
+    if (loras != nullptr) args.loras = expert_targets(*loras, in.logits);
     measure_experts(args);
     need_shared(moe_shared_bytes(args, most_rows(in)));
     need_scratch(moe_scratch_bytes(args, most_rows(in)));
-    add(in.logits, [this, args, experts, in, scores, out](const State& s, const Worker& w) {
+    add(in.logits, [this, args, experts, loras, in, scores, out](const State& s, const Worker& w) {
         MoeArgs a = args;
         a.rows = s.rows[in.logits];
         a.x = rows(s, in);
@@ -78,6 +80,7 @@ void Plan::moe(const MoeSpec& spec, int x, int router, int y) {
         a.y = at(s, out);
         a.ldy = out.ld;
         a.shared = shared_data_;
+        if (loras != nullptr) a.loras = expert_targets(*loras, in.logits);
         penstock::moe(executor_.kernels(), a, w);
     });
 }

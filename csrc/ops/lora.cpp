@@ -4,14 +4,10 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kernels/table.h"
-#include "ops/ops.h"
+#include "ops/low_rank.h"
 
 namespace penstock {
 namespace {
-
-int64_t even(int64_t k) { return (k + 1) / 2 * 2; }
-int64_t tiles_of(int64_t n) { return (n + kTile - 1) / kTile; }
 
 template <class Tiles>
 int64_t total_tiles(const LoraArgs& args, Tiles tiles) {
@@ -32,25 +28,6 @@ void share(const LoraArgs& args, const Worker& worker, bool all, Tiles tiles, Fu
         const int64_t from = std::max<int64_t>(begin - before, 0), to = std::min(end - before, count);
         if (from < to) f(p, from, to);
         before += count;
-    }
-}
-
-// The prepared rows of a panel, up to a whole line.
-int64_t panel_bytes(int64_t k, int64_t rank) { return (even(std::max(k, rank)) * kRowsLimit * 4 + 63) / 64 * 64; }
-
-// Outputs of tiles [from, to) of `m` for the rows of a panel: done(in_panel, column, values, width).
-template <class Source, class Done>
-void product(const Kernels& kernels, const Matrix& m, int rows, int64_t from, int64_t to, uint32_t* panel,
-             Source source, Done done) {
-    for (int i = 0; i < rows; i++) kernels.fill_panel(Act::f32, source(i), m.k, panel, rows, i);
-    alignas(64) float y[kBlockLimit];
-    const int64_t at_once = kernels.tiles_at_once[rows];
-    for (int64_t tile = from; tile < to; tile += at_once) {
-        const int count = static_cast<int>(std::min(at_once, to - tile));
-        const int64_t ld = int64_t{count} * kTile, column = tile * kTile;
-        kernels.tiles[static_cast<int>(Format::f32)][static_cast<int>(Act::f32)](
-            {m.data + tile * m.tile_bytes, m.tile_bytes, count, panel, rows, even(m.k), y, ld});
-        for (int i = 0; i < rows; i++) done(i, column, y + i * ld, std::min(ld, m.n - column));
     }
 }
 
@@ -78,16 +55,16 @@ void lora(const Kernels& kernels, const LoraArgs& args, const Worker& worker) {
     const auto tiles_b = [](const LoraFactors& f) { return f.b.tiles; };
     // One tile is one worker's work: then each does it for itself, and none waits for another.
     const bool alone = total_tiles(args, tiles_a) <= 1;
-    const int64_t ld = tiles_of(args.rank) * kTile;
+    const int64_t ld = low_rank_tiles(args.rank) * kTile;
     uint32_t* panel = reinterpret_cast<uint32_t*>(worker.scratch);
-    float* own = reinterpret_cast<float*>(worker.scratch + panel_bytes(args.k, args.rank));
+    float* own = reinterpret_cast<float*>(worker.scratch + low_rank_panel_bytes(args.k, args.rank));
     const auto inner = [&](const LoraPanel& at, int64_t i) {
         return alone ? own + i * ld : reinterpret_cast<float*>(args.shared) + (at.begin + i) * ld;
     };
     share(args, worker, alone, tiles_a, [&](int64_t p, int64_t from, int64_t to) {
         const LoraPanel& at = args.rows.panels[p];
         const int32_t* rows = args.rows.rows + at.begin;
-        product(
+        low_rank_product(
             kernels, args.factors[p]->a, static_cast<int>(at.end - at.begin), from, to, panel,
             [&](int i) { return args.x.data + rows[i] * args.x.ld; },
             [&](int i, int64_t column, const float* y, int64_t width) {
@@ -99,7 +76,7 @@ void lora(const Kernels& kernels, const LoraArgs& args, const Worker& worker) {
         const LoraPanel& at = args.rows.panels[p];
         const int32_t* rows = args.rows.rows + at.begin;
         const float scale = args.factors[p]->scale;
-        product(
+        low_rank_product(
             kernels, args.factors[p]->b, static_cast<int>(at.end - at.begin), from, to, panel,
             [&](int i) { return inner(at, i); },
             [&](int i, int64_t column, const float* add, int64_t width) {
@@ -110,10 +87,10 @@ void lora(const Kernels& kernels, const LoraArgs& args, const Worker& worker) {
     });
 }
 
-int64_t lora_shared_bytes(int64_t rows, int64_t rank) { return rows * tiles_of(rank) * kTile * 4; }
+int64_t lora_shared_bytes(int64_t rows, int64_t rank) { return rows * low_rank_tiles(rank) * kTile * 4; }
 
 int64_t lora_scratch_bytes(int64_t k, int64_t rank) {
-    return panel_bytes(k, rank) + tiles_of(rank) * kTile * kRowsLimit * 4;
+    return low_rank_panel_bytes(k, rank) + low_rank_tiles(rank) * kTile * kRowsLimit * 4;
 }
 
 }  // namespace penstock

@@ -8,91 +8,18 @@
 #include <utility>
 
 #include "kernels/table.h"
+#include "ops/moe_lora.h"
 
 namespace penstock {
 namespace {
 
-// Rows worked on at once, which bounds the memory between the phases. Experts that few of them chose are read again
-// for the next ones.
-constexpr int64_t kChunk = 1024;
-// Rows of one expert in one call: the input panels stay in the second-level cache for most widths.
-constexpr int64_t kJob = 128;
 // What one tile costs besides its rows, in rows: reading it from memory.
 constexpr int64_t kTileCost = 8;
 constexpr int64_t kPiece = 512;  // columns of a sum
 
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Parts of a block of memory, each on a 64-byte line.
-class Carver {
-  public:
-    explicit Carver(std::byte* data) : data_(data) {}
-    template <class T>
-    T* take(int64_t n) {
-        T* p = data_ == nullptr ? nullptr : reinterpret_cast<T*>(data_ + used_);
-        used_ += round_up(n * static_cast<int64_t>(sizeof(T)), 64);
-        return p;
-    }
-    int64_t used() const { return used_; }
-
-  private:
-    std::byte* data_;
-    int64_t used_ = 0;
-};
-
-struct Choice {
-    int32_t expert;
-    float weight;
-};
-
-// What all workers see.
-struct Shared {
-    Choice* choices;  // [rows][top_k], by expert
-    float* inner;     // [pairs of a chunk][width]: activation(gate) * up
-    float* upper;     // the same of up alone, where gate and up are apart
-    float* outer;     // [pairs of a chunk][hidden]: down
-    int64_t ld_inner, ld_outer;
-
-    Shared(const MoeArgs& a, int64_t rows, Carver&& memory)
-        : ld_inner(round_up(a.width, 16)), ld_outer(round_up(a.hidden, 16)) {
-        const int64_t pairs = std::min(rows, kChunk) * a.top_k;
-        choices = memory.take<Choice>(rows * a.top_k);
-        inner = memory.take<float>(pairs * ld_inner);
-        outer = memory.take<float>(pairs * ld_outer);
-        upper = memory.take<float>(a.apart ? pairs * ld_inner : 0);
-        bytes = memory.used();
-    }
-    int64_t bytes;
-};
-
-// What one worker has for itself. A pair is (row, one of its experts); pairs in their own order are sorted by expert.
-struct Private {
-    float* p;         // [experts]
-    int64_t* start;   // [experts + 1] first sorted pair of each expert
-    int32_t* row_of;  // [pairs of a chunk] row (in the chunk) of each sorted pair
-    int32_t* place;   // [pairs of a chunk] sorted place of each pair
-    float* rows;      // [kJob][hidden] rows of one expert, side by side
-    std::byte* prepared;
-    std::byte* scratch;
-    int64_t scratch_bytes;
-
-    Private(const MoeArgs& a, int64_t rows_at_most, Carver&& memory) {
-        const int64_t chunk = std::min(rows_at_most, kChunk), pairs = chunk * a.top_k, job = std::min(chunk, kJob);
-        p = memory.take<float>(a.experts);
-        start = memory.take<int64_t>(a.experts + 1);
-        row_of = memory.take<int32_t>(pairs);
-        place = memory.take<int32_t>(pairs);
-        rows = memory.take<float>(job * a.hidden);
-        prepared = memory.take<std::byte>(job * a.prepared_bytes);
-        scratch_bytes = a.scratch_bytes;
-        scratch = memory.take<std::byte>(scratch_bytes);
-        bytes = memory.used();
-    }
-    int64_t bytes;
-};
-
-void choose(const MoeArgs& a, const float* router, float* p, Choice* out) {
+void choose(const MoeArgs& a, const float* router, float* p, MoeChoice* out) {
     const int64_t n = a.experts;
     const float peak = *std::max_element(router, router + n);
     float mass = 0;
@@ -110,7 +37,7 @@ void choose(const MoeArgs& a, const float* router, float* p, Choice* out) {
         sum += p[expert];
         if (best >= 0) p[best] = -1;
     }
-    std::sort(out, out + a.top_k, [](const Choice& x, const Choice& y) { return x.expert < y.expert; });
+    std::sort(out, out + a.top_k, [](const MoeChoice& x, const MoeChoice& y) { return x.expert < y.expert; });
     if (!a.renormalise) return;
     for (int64_t j = 0; j < a.top_k; j++) out[j].weight /= sum;
 }
@@ -119,21 +46,31 @@ struct Moe {
     const Kernels& kernels;
     const MoeArgs& args;
     const Worker& worker;
-    Shared shared;
-    Private own;
+    MoeShared shared;
+    MoePrivate own;
+    ExpertLoras loras;
 
     Moe(const Kernels& k, const MoeArgs& a, const Worker& w)
-        : kernels(k), args(a), worker(w), shared(a, a.rows, Carver(a.shared)), own(a, a.rows, Carver(w.scratch)) {}
+        : kernels(k),
+          args(a),
+          worker(w),
+          shared(a, a.rows, MoeCarver(a.shared)),
+          own(a, a.rows, MoeCarver(w.scratch)),
+          loras(k, args, worker, shared, own) {}
 
-    void sort(const Choice* choices, int64_t rows) {
+    // `order`: the chunk's rows from `first` on, or null for their own order.
+    void sort(const MoeChoice* choices, int64_t rows, const int32_t* order, int64_t first) {
         const int64_t pairs = rows * args.top_k;
         std::fill(own.start, own.start + args.experts + 1, 0);
         for (int64_t i = 0; i < pairs; i++) own.start[choices[i].expert + 1]++;
         for (int64_t e = 0; e < args.experts; e++) own.start[e + 1] += own.start[e];
-        for (int64_t i = 0; i < pairs; i++) {
-            int64_t& next = own.start[choices[i].expert];
-            own.row_of[next] = static_cast<int32_t>(i / args.top_k);
-            own.place[i] = static_cast<int32_t>(next++);
+        for (int64_t at = 0; at < rows; at++) {
+            const int64_t row = order == nullptr ? at : order[at] - first;
+            for (int64_t i = row * args.top_k; i < (row + 1) * args.top_k; i++) {
+                int64_t& next = own.start[choices[i].expert];
+                own.row_of[next] = static_cast<int32_t>(row);
+                own.place[i] = static_cast<int32_t>(next++);
+            }
         }
         for (int64_t e = args.experts; e > 0; e--) own.start[e] = own.start[e - 1];
         own.start[0] = 0;
@@ -143,7 +80,7 @@ struct Moe {
     template <class F>
     void jobs(F f) const {
         for (int64_t e = 0; e < args.experts; e++) {
-            const int64_t from = own.start[e], n = own.start[e + 1] - from, parts = ceil_div(n, kJob);
+            const int64_t from = own.start[e], n = own.start[e + 1] - from, parts = ceil_div(n, kMoeJob);
             for (int64_t i = 0; i < parts; i++) f(e, from + n * i / parts, n * (i + 1) / parts - n * i / parts);
         }
     }
@@ -189,7 +126,8 @@ struct Moe {
             rows = {own.rows, args.hidden};
         }
         const int64_t ld = shared.ld_inner, at = from * ld + tile * kTile;
-        if (args.apart) return one_by_one(rows, e, n, at, tile, tiles);
+        if (args.apart || loras.adds(ExpertPart::gate, e, from, n) || loras.adds(ExpertPart::up, e, from, n))
+            return one_by_one(rows, e, from, n, tile, tiles);
         LinearArgs a = call(args.act, rows, n, args.hidden, 2);
         a.activation = args.activation;
         a.part[0] = {part_of(args.gate[e], tile, tiles), nullptr, shared.inner + at, ld};
@@ -197,14 +135,17 @@ struct Moe {
         run(a);
     }
 
-    void one_by_one(Rows rows, int64_t e, int64_t n, int64_t at, int64_t tile, int64_t tiles) const {
-        const int64_t ld = shared.ld_inner, width = std::min(tiles * kTile, args.width - tile * kTile);
+    void one_by_one(Rows rows, int64_t e, int64_t from, int64_t n, int64_t tile, int64_t tiles) const {
+        const int64_t ld = shared.ld_inner, at = from * ld + tile * kTile;
+        const int64_t width = std::min(tiles * kTile, args.width - tile * kTile);
         LinearArgs gate = call(args.act, rows, n, args.hidden, 1);
         gate.part[0] = {part_of(args.gate[e], tile, tiles), nullptr, shared.inner + at, ld};
         run(gate);
+        loras.add(ExpertPart::gate, e, from, n, tile, tiles, shared.inner + at, ld);
         LinearArgs up = call(args.act_up, rows, n, args.hidden, 1);
         up.part[0] = {part_of(args.up[e], tile, tiles), nullptr, shared.upper + at, ld};
         run(up);
+        loras.add(ExpertPart::up, e, from, n, tile, tiles, shared.upper + at, ld);
         for (int64_t i = 0; i < n; i++) {
             float* y = shared.inner + at + i * ld;
             kernels.finish_gated(args.activation, y, nullptr, shared.upper + at + i * ld, nullptr, y, width);
@@ -217,9 +158,10 @@ struct Moe {
         float* y = shared.outer + from * shared.ld_outer + tile * kTile;
         a.part[0] = {part_of(args.down[e], tile, tiles), nullptr, y, shared.ld_outer};
         run(a);
+        loras.add(ExpertPart::down, e, from, n, tile, tiles, y, shared.ld_outer);
     }
 
-    void sum(const Choice* choices, int64_t rows, float* y) const {
+    void sum(const MoeChoice* choices, int64_t rows, float* y) const {
         const int64_t pieces = ceil_div(args.hidden, kPiece);
         int64_t begin, end;
         worker.range(rows * pieces, begin, end);
@@ -236,11 +178,16 @@ struct Moe {
     }
 
     void chunk(int64_t first, int64_t rows) {
-        const Choice* choices = shared.choices + first * args.top_k;
+        const MoeChoice* choices = shared.choices + first * args.top_k;
         const Rows x{args.x.data + first * args.x.ld, args.x.ld};
-        sort(choices, rows);
+        sort(choices, rows, args.loras.order == nullptr ? nullptr : args.loras.order + first, first);
+        loras.begin(first);
+        if (loras.shrink({ExpertPart::gate, ExpertPart::up}, [&](int64_t i) { return x.data + own.row_of[i] * x.ld; }))
+            worker.barrier();
         share(args.gate[0].tiles, [&](auto... job) { gate_up(x, job...); });
         worker.barrier();
+        if (loras.shrink({ExpertPart::down}, [&](int64_t i) { return shared.inner + i * shared.ld_inner; }))
+            worker.barrier();
         share(args.down[0].tiles, [&](auto... job) { down(job...); });
         worker.barrier();
         sum(choices, rows, args.y + first * args.ldy);
@@ -257,7 +204,8 @@ void moe(const Kernels& kernels, const MoeArgs& args, const Worker& worker) {
     for (int64_t row = begin; row < end; row++)
         choose(args, args.router.data + row * args.router.ld, op.own.p, op.shared.choices + row * args.top_k);
     worker.barrier();
-    for (int64_t first = 0; first < args.rows; first += kChunk) op.chunk(first, std::min(kChunk, args.rows - first));
+    for (int64_t first = 0; first < args.rows; first += kMoeChunk)
+        op.chunk(first, std::min(kMoeChunk, args.rows - first));
 }
 
 void measure_experts(MoeArgs& a) {
@@ -271,7 +219,9 @@ void measure_experts(MoeArgs& a) {
     }
 }
 
-int64_t moe_shared_bytes(const MoeArgs& args, int64_t rows) { return Shared(args, rows, Carver(nullptr)).bytes; }
-int64_t moe_scratch_bytes(const MoeArgs& args, int64_t rows) { return Private(args, rows, Carver(nullptr)).bytes; }
+int64_t moe_shared_bytes(const MoeArgs& args, int64_t rows) { return MoeShared(args, rows, MoeCarver(nullptr)).bytes; }
+int64_t moe_scratch_bytes(const MoeArgs& args, int64_t rows) {
+    return MoePrivate(args, rows, MoeCarver(nullptr)).bytes;
+}
 
 }  // namespace penstock

@@ -107,6 +107,13 @@ struct LoraFactors {
     Matrix a{}, b{};  // f32 [r, k], [n, r]; no data: the adapter leaves this weight alone
     float scale = 0;
 };
+// The factors of one adapter, by the number that a weight has as a target.
+struct LoraTable {
+    const LoraFactors* const* factors = nullptr;
+    int64_t count = 0;
+    // Null where the adapter leaves the weight alone; -1 is no weight.
+    const LoraFactors* find(int target) const { return target < 0 || target >= count ? nullptr : factors[target]; }
+};
 // The step's rows that have an adapter, in panels of rows that share one.
 struct LoraPanel {
     int slot;

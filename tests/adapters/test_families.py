@@ -27,7 +27,7 @@ RANK = 3
 
 
 def matrices(model: Path) -> dict[str, tuple[int, int]]:
-    """Modules of the checkpoint that are linears, with [n, k] as a LoRA sees them."""
+    """Modules of the checkpoint that are linears, those of experts too, with [n, k] as a LoRA sees them."""
     found: dict[str, tuple[int, int]] = {}
     with Checkpoint.open(model) as checkpoint:
         assert checkpoint.weights is not None
@@ -36,7 +36,7 @@ def matrices(model: Path) -> dict[str, tuple[int, int]]:
         for name in checkpoint.weights.names():
             shape = checkpoint.weights.info(name).shape
             rule = next((r for r in rules if r.targets and pattern(r.source).match(name) is not None), None)
-            if len(shape) != 2 or rule is None or rule.stack or not name.endswith(".weight"):
+            if len(shape) != 2 or rule is None or not name.endswith(".weight"):
                 continue
             if not any(target.startswith(("embed.", "positions.")) for target in rule.targets):
                 turned = any(isinstance(t, Transpose) for t in rule.transforms)

@@ -20,7 +20,9 @@ LORAS = (
 )  # fmt: skip
 PREFIXES = ("peft_prefix_tuning", "peft_prefix_tuning_proj", "peft_prompt_tuning", "peft_p_tuning")
 PTUNING = tuple((family, kind) for family in ("chatglm", "chatglm2") for kind in ("ptuning", "ptuning_proj"))
-CASES = [(name, "") for name in (*LORAS, *PREFIXES)] + list(PTUNING)
+MIXTURES = ("lora_mixtral", "lora_qwen2_moe", "lora_qwen3_moe")
+EXPERTS = tuple((name, kind) for name in MIXTURES for kind in ("experts", "fused"))
+CASES = [(name, "") for name in (*LORAS, *PREFIXES)] + [*PTUNING, *EXPERTS]
 TOLERANCE = 1e-4
 
 

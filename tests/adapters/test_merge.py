@@ -17,6 +17,7 @@ from penstock.errors import CheckpointError, ConfigError, UnsupportedError
 from penstock.toolchain import write_safetensors
 from penstock.toolchain.merge import merge
 from tests.adapters.some import base_of, generate, open_llm, q_lora, write_peft
+from tests.adapters.test_golden import EXPERTS
 from tests.harness import EXECUTORS, Runner, open_runner
 from tests.helpers import golden
 
@@ -30,11 +31,12 @@ def base() -> Path:
     return golden("llama_gqa") / "ckpt"
 
 
-@pytest.mark.parametrize("name", LORAS)
-def test_golden(name: str, tmp_path: Path) -> None:
-    made = merge(base_of(name), golden(name) / "adapter", tmp_path / "out", dtype="float32")
+@pytest.mark.parametrize(("name", "kind"), [*((name, "") for name in LORAS), *EXPERTS])
+def test_golden(name: str, kind: str, tmp_path: Path) -> None:
+    base = golden(name) / "ckpt" if kind else base_of(name)
+    made = merge(base, golden(name) / (kind or "adapter"), tmp_path / "out", dtype="float32")
     assert made.changed > 0
-    values = np.load(golden(name) / "golden.npz")
+    values = np.load(golden(name) / (f"golden_{kind}.npz" if kind else "golden.npz"))
     for executor in EXECUTORS:
         with open_runner(tmp_path / "out", executor) as runner:
             for prompt in ("p0", "p1", "p2"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.checkpoints.adapters import floats
+from penstock.checkpoints.lora_parameters import PARAMETERS, STACKS, of_each_expert, parameter_of, turns
 from penstock.checkpoints.source import WeightSource, shown, some
 from penstock.errors import CheckpointError, UnsupportedError, nearest
 from penstock.types import F32
@@ -23,6 +24,7 @@ FACTOR = re.compile(r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_magnitude_vect
 SAVED = re.compile(r"(?P<module>.+?)(?:\.modules_to_save(?:\.default)?)?\.(?P<part>weight|bias)")
 READ = frozenset({
     "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "use_dora", "modules_to_save", "peft_type",
+    "target_parameters",
 })  # fmt: skip
 HARMLESS = frozenset({
     "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout", "fan_in_fan_out",
@@ -39,12 +41,14 @@ MAX_QUANTIFIERS = 3
 
 @dataclass(frozen=True, slots=True)
 class LoraModule:
-    """One linear: A [r, k], B [n, r]; ``magnitude`` [n] where it is a DoRA."""
+    """One linear: A [r, k], B [n, r]; ``magnitude`` [n] where it is a DoRA. ``experts``: how many the layer must have,
+    where it is one of an expert whose file has all of them; else 0."""
 
     a: F32
     b: F32
     scale: float
     magnitude: F32 | None = None
+    experts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +65,42 @@ def read_lora(source: WeightSource, config: Mapping[str, Any], folder: Path, max
     parts, saved = _sorted_names(source, config, folder)
     modules: dict[str, LoraModule] = {}
     for module, names in parts.items():
-        rank = _rank(source, module, names, max_rank, folder)
-        declared = _matched(config.get("rank_pattern"), module, config.get("r"), "rank_pattern", folder)
-        if rank != declared:
-            raise CheckpointError(f"{folder}: {shown(module)} has rank {rank}, but adapter_config.json says {declared}")
-        alpha = _matched(config.get("alpha_pattern"), module, config.get("lora_alpha"), "alpha_pattern", folder)
+        owner, parameter = parameter_of(module, config.get("target_parameters") or ())
+        named = f"{owner}.{parameter}" if parameter else module  # what patterns are about
+        declared = _matched(config.get("rank_pattern"), named, config.get("r"), "rank_pattern", folder)
+        rows = _rows(source, module, names, folder)
+        rank = int(declared) if parameter in STACKS else rows
+        if rank != declared or rank < 1:
+            raise CheckpointError(f"{folder}: {shown(module)} has rank {rows}, but adapter_config.json says {declared}")
+        if rank > max_rank:
+            raise UnsupportedError(
+                f"{folder}: {shown(module)} has rank {rank}, more than max_lora_rank={max_rank}: raise max_lora_rank"
+            )
+        alpha = _matched(config.get("alpha_pattern"), named, config.get("lora_alpha"), "alpha_pattern", folder)
         scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-        magnitude = None
-        if "lora_magnitude_vector" in names:
-            magnitude = floats(source, names["lora_magnitude_vector"]).reshape(-1)
-        a, b = floats(source, names["lora_A"]), floats(source, names["lora_B"])
-        if magnitude is not None and magnitude.shape != (b.shape[0],):
-            raise CheckpointError(f"{folder}: the magnitudes of {shown(module)} are not one for each output")
-        modules[module] = LoraModule(a, b, scale, magnitude)
+        found = _module(source, module, names, scale, folder)
+        if parameter not in STACKS:
+            each = {owner: found}
+        elif found.magnitude is None:
+            turned = turns(config.get("peft_version"))
+            pairs = of_each_expert(owner, parameter, found.a, found.b, rank, turned)
+            each = {name: LoraModule(a, b, scale, experts=rows // rank) for name, (a, b) in pairs.items()}
+        else:
+            raise UnsupportedError(f"{folder}: {shown(module)}: DoRA of parameters is not supported")
+        if not modules.keys().isdisjoint(each):
+            raise CheckpointError(f"{folder}: the factors of {shown(owner)} come twice")
+        modules |= each
     return LoraFile(modules, saved)
+
+
+def _module(source: WeightSource, module: str, names: Mapping[str, str], scale: float, folder: Path) -> LoraModule:
+    a, b = floats(source, names["lora_A"]), floats(source, names["lora_B"])
+    magnitude = None
+    if "lora_magnitude_vector" in names:
+        magnitude = floats(source, names["lora_magnitude_vector"]).reshape(-1)
+        if magnitude.shape != (b.shape[0],):
+            raise CheckpointError(f"{folder}: the magnitudes of {shown(module)} are not one for each output")
+    return LoraModule(a, b, scale, magnitude)
 
 
 def _check_config(config: Mapping[str, Any], folder: Path) -> None:
@@ -92,6 +118,11 @@ def _check_config(config: Mapping[str, Any], folder: Path) -> None:
         if key not in known and value and value != "none":
             near = nearest(key, known)
             raise refuse(shown(str(key), 40), f"it may change the result{near}; merge the adapter with PEFT")
+    targets = config.get("target_parameters") or []
+    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+        raise CheckpointError(f"{folder}/adapter_config.json: target_parameters must be a list of names")
+    if any(target.rpartition(".")[2] not in PARAMETERS for target in targets):
+        raise refuse("target_parameters", f"known are those of linears and experts: {', '.join(PARAMETERS)}")
     for key, low in (("r", 1), ("lora_alpha", None)):
         value = config.get(key)
         good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -130,14 +161,11 @@ def _sorted_names(
     return parts, saved
 
 
-def _rank(source: WeightSource, module: str, names: Mapping[str, str], max_rank: int, folder: Path) -> int:
+def _rows(source: WeightSource, module: str, names: Mapping[str, str], folder: Path) -> int:
+    """The rows of A, which are the columns of B."""
     a, b = source.info(names["lora_A"]).shape, source.info(names["lora_B"]).shape
     if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] < 1:
         raise CheckpointError(f"{folder}: the factors {list(a)} and {list(b)} of {shown(module)} do not fit together")
-    if a[0] > max_rank:
-        raise UnsupportedError(
-            f"{folder}: {shown(module)} has rank {a[0]}, more than max_lora_rank={max_rank}: raise max_lora_rank"
-        )
     return a[0]
 
 

@@ -4,6 +4,8 @@ A module ``model.layers.0.self_attn.qkv_proj`` is the linear whose weight the ru
 behind it. What they do to the rows of that weight is done to the rows of B; A is shared by all pieces:
 
     split(qkv -> q, k, v)      q: A, B[rows of q]    k: A, B[rows of k]    v: A, B[rows of v]
+
+A module of an expert is the linear of that expert in the stack.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from penstock.checkpoints.lora import LoraFile, LoraModule
 from penstock.checkpoints.patterns import fill, pattern
 from penstock.checkpoints.source import shown, some
 from penstock.errors import CheckpointError, UnsupportedError
-from penstock.models.passes.adapters import linear_shapes
+from penstock.models.passes.adapters import expert_target, linear_shapes
 from penstock.models.program import Program
 from penstock.models.rules import Permute, Rule, UnitRows
 from penstock.types import F32
@@ -50,6 +52,8 @@ def live(file: LoraFile, base: Base) -> LoraAdapter:
                     f"{shown(name)}: factors for a linear [{b.shape[0]}, {a.shape[1]}], but the model's is [{n}, {k}]: "
                     "the adapter belongs to another base model"
                 )
+            if target in factors:
+                raise CheckpointError(f"{shown(name)}: the factors of '{target}' come twice")
             factors[target] = found
     return LoraAdapter(factors, max(module.a.shape[0] for module in file.modules.values()))
 
@@ -63,14 +67,10 @@ def _targets(name: str, module: LoraModule, base: Base) -> dict[str, Factors]:
         targets = _filled(rule, values, base.program)
         if targets is None:
             continue
-        if rule.stack:
-            raise UnsupportedError(
-                f"{shown(name)}: LoRA of the experts of a mixture is not applied live; make a checkpoint of both with "
-                "`penstock merge`"
-            )
         if any(isinstance(transform, UnitRows) for transform in rule.transforms):
             raise UnsupportedError(f"{shown(name)}: this model normalises the weight's rows, so LoRA cannot be added")
-        return _split(rule, targets, module, base.program, name)
+        found = _split(rule, targets, module, base.program, name)
+        return _of_expert(found, int(values[rule.stack]), module, base.program, name) if rule.stack else found
     raise CheckpointError(
         f"the adapter changes {shown(name)}, which this model does not have: it belongs to another base model"
     )
@@ -78,17 +78,29 @@ def _targets(name: str, module: LoraModule, base: Base) -> dict[str, Factors]:
 
 def _filled(rule: Rule, values: Mapping[str, str], program: Program) -> list[str] | None:
     """The rule's targets by canonical name ("" where rows are dropped); None where the program has none such."""
-    if rule.stack:
-        values = {**values, rule.stack: values.get(rule.stack, "0")}
     targets = [fill(target, values) if target else "" for target in rule.targets]
     if rule.tied_to and targets[0] not in program.weights:
         targets = [rule.tied_to]
     return targets if all(not target or target in program.weights for target in targets) else None
 
 
+def _of_expert(
+    found: dict[str, Factors], expert: int, module: LoraModule, program: Program, name: str
+) -> dict[str, Factors]:
+    """The same for one expert of each stack."""
+    for target in found:
+        count = program.weights[target].shape[0]
+        if expert >= count or module.experts not in (0, count):
+            raise CheckpointError(
+                f"{shown(name)}: this model has {count} experts, 0 to {count - 1}: the adapter belongs to another base "
+                "model"
+            )
+    return {expert_target(target, expert): factors for target, factors in found.items()}
+
+
 def _split(rule: Rule, targets: list[str], module: LoraModule, program: Program, name: str) -> dict[str, Factors]:
     b = module.b
-    sizes = rule.sizes or tuple(program.weights[target].shape[0] for target in targets)
+    sizes = rule.sizes or tuple(program.weights[target].shape[1 if rule.stack else 0] for target in targets)
     if sum(sizes) != b.shape[0]:
         raise CheckpointError(
             f"{shown(name)}: B has {b.shape[0]} rows, but the model's linear has {sum(sizes)} outputs: the adapter "

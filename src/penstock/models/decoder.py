@@ -143,6 +143,7 @@ class _Builder:
         y = self._op(
             "moe", at, (x, router), hidden, experts,
             experts=n, top_k=moe.top_k, renormalise=moe.renormalise, activation=moe.activation, width=moe.width,
+            adapted=False,
         )  # fmt: skip
         if moe.shared is None:
             return y

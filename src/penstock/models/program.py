@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 Scalar = int | float | str | bool
 Rows = Literal["tokens", "logits"]
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +116,10 @@ OPS: dict[str, OpDef] = {
     "scale": OpDef("x", "y", "", "factor", "y = x * factor"),
     "gate": OpDef("x g", "y", "", "", "y = x * sigmoid(g); g has width 1"),
     "moe": OpDef(
-        "x router", "y", "gate up down", "experts top_k renormalise activation width",
+        "x router", "y", "gate up down", "experts top_k renormalise activation width adapted",
         "p = softmax(router), the top_k largest (ties: lowest index), divided by their sum if `renormalise`; "
-        "sum over the chosen experts of p_e * down_e(activation(gate_e(x)) * up_e(x))",
+        "sum over the chosen experts of p_e * down_e(activation(gate_e(x)) * up_e(x)). `adapted` (by a pass): "
+        "as with a `lora` behind each gate_e, up_e and down_e, its target `weight[e]`; rows are those of tokens",
     ),
     "select": OpDef("x", "y", "", "", "y = the rows of x whose logits are wanted (Batch.logits_rows)"),
     "softcap": OpDef("x", "y", "", "cap", "y = cap * tanh(x / cap)"),

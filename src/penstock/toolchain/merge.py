@@ -21,7 +21,7 @@ from penstock.checkpoints.adapters import floats, locate_adapter, open_peft, pef
 from penstock.checkpoints.folder import Checkpoint
 from penstock.checkpoints.jsonfile import read_json
 from penstock.checkpoints.lora import LoraModule, read_lora
-from penstock.checkpoints.patterns import pattern
+from penstock.checkpoints.patterns import fill, pattern
 from penstock.checkpoints.source import Array, WeightSource, shown
 from penstock.errors import CheckpointError, ConfigError, UnsupportedError
 from penstock.models.gguf import KEY as GGUF
@@ -119,7 +119,9 @@ class _Merger:
         self.changes: dict[str, _Change] = {}
         file = read_lora(adapter, config, folder, MAX_RANK)
         for module, lora in file.modules.items():
-            name, change = self._place(f"{module}.weight")
+            name, change = self._place(f"{module}.weight", lora.experts)
+            if name in self.changes:
+                raise CheckpointError(f"{folder}: the factors of {shown(name)} come twice")
             self.changes[name] = replace(change, module=lora)
         for wanted, saved in file.saved.items():
             name, change = self._place(wanted)
@@ -128,6 +130,8 @@ class _Merger:
             self.changes[name] = replace(self.changes.get(name, change), saved=saved)
         for name, change in self.changes.items():
             self._check(name, change)
+        if dtype != "auto":
+            self._widen()
 
     def write(self, folder: Path, progress: Callable[[int, int], None]) -> Merged:
         names = [*self.weights.names(), *(name for name in self.changes if name not in self.names)]
@@ -143,18 +147,25 @@ class _Merger:
 
         files = write(folder, entries, tensor)
         self._copy(folder)
-        return Merged(folder, tuple(files), len(self.changes), len(names))
+        changed = sum(bool(change.module or change.saved) for change in self.changes.values())
+        return Merged(folder, tuple(files), changed, len(names))
 
-    def _place(self, wanted: str) -> tuple[str, _Change]:
-        """The base's tensor that PEFT calls ``wanted``; a tied output projection becomes a tensor of its own."""
+    def _place(self, wanted: str, experts: int = 0) -> tuple[str, _Change]:
+        """The base's tensor that PEFT calls ``wanted``; a tied output projection becomes a tensor of its own.
+
+        ``experts``: how many the layer must have where it is one of an expert, 0 if that is open."""
         for rule in self.rules:
             values = pattern(rule.source).match(wanted)
             if values is None or not rule.targets:
                 continue
-            transposed = any(isinstance(transform, Transpose) for transform in rule.transforms)
-            there = [name for name in pattern(rule.source).names(values) if name in self.names]
-            if there:
-                return there[0], _Change(there[0], transposed=transposed)
+            there = self._there(rule, values)
+            if there is not None:
+                if experts and self._there(rule, {**values, rule.stack: str(experts)}):
+                    raise CheckpointError(
+                        f"{self.folder}: {shown(wanted)} is one of {experts} experts, {self.checkpoint.path} has more: "
+                        "the adapter belongs to another base model"
+                    )
+                return there.source, there
             shared = self._tied(rule)
             if shared:
                 self.untied = True
@@ -168,6 +179,29 @@ class _Merger:
             f"{self.folder}: the adapter changes {shown(wanted)}, which {self.checkpoint.path} does not have: it "
             "belongs to another base model"
         )
+
+    def _there(self, rule: Rule, values: Mapping[str, str]) -> _Change | None:
+        """The file's tensor that ``rule`` means, or that another rule makes the same weight of."""
+        for other in (rule, *self.rules):
+            named = values if other is rule else _same_weight(rule, values, other)
+            for name in pattern(other.source).names(named) if named is not None else ():
+                if name in self.names:
+                    return _Change(name, transposed=any(isinstance(each, Transpose) for each in other.transforms))
+        return None
+
+    def _widen(self) -> None:
+        """Experts of one layer are stored alike: those beside a changed one get its type, too."""
+        stacks: dict[tuple[str, ...], list[str]] = {}
+        for name in self.names:
+            for rule in self.rules:
+                values = pattern(rule.source).match(name) if rule.stack else None
+                if values is not None:
+                    others = (str(value) for key, value in values.items() if key != rule.stack)
+                    stacks.setdefault((rule.source, *others), []).append(name)
+                    break
+        for names in stacks.values():
+            if not self.changes.keys().isdisjoint(names):
+                self.changes |= {name: _Change(name) for name in names if name not in self.changes}
 
     def _tied(self, rule: Rule) -> str:
         sources = [other.source for other in self.rules if rule.tied_to and other.targets == (rule.tied_to,)]
@@ -205,7 +239,9 @@ class _Merger:
         else:
             whole = self.weights.get(change.source)
         if change.module is None:
-            return whole.astype(stored)
+            found = whole.astype(stored)
+            self.weights.release(change.source)
+            return found
         out = np.empty(whole.shape, stored)
         rows, into = (whole.T, out.T) if change.transposed else (whole, out)
         for start in range(0, rows.shape[0], CHUNK):
@@ -223,6 +259,14 @@ class _Merger:
         if self.untied:
             config = {**read_json(folder / "config.json"), "tie_word_embeddings": False}
             (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _same_weight(rule: Rule, values: Mapping[str, str], other: Rule) -> Mapping[str, str] | None:
+    """The variables with which ``other`` makes what ``rule`` makes with ``values``; None where it makes another one."""
+    if len(rule.targets) != 1 or len(other.targets) != 1 or bool(rule.stack) != bool(other.stack):
+        return None
+    found = pattern(other.targets[0], other.source).match(fill(rule.targets[0], values))
+    return found if found is None or not rule.stack else {**found, other.stack: values[rule.stack]}
 
 
 def _merged(rows: Array, module: LoraModule, part: slice) -> Array:

@@ -181,23 +181,40 @@ def test_small_ops() -> None:
     close(run("select", a), a[[4, 1]])
 
 
+@pytest.mark.parametrize("adapted", [False, True])
 @pytest.mark.parametrize("renormalise", [False, True])
-def test_moe(renormalise: bool) -> None:
+def test_moe(renormalise: bool, adapted: bool) -> None:
+    """Of two adapters in three slots, one changes gate and down of two experts, the other up of all."""
     x, router = some(ROWS, 6), some(ROWS, 4)
     router[0] = 1.0  # a tie: the lowest experts win
-    gate, up, down = some(4, 7, 6), some(4, 7, 6), some(4, 6, 7)
+    weights = {"g": some(4, 7, 6), "u": some(4, 7, 6), "d": some(4, 6, 7)}
+    slots = [2, 0, 5, 5, 2] if adapted else [0] * ROWS
+    adapters: dict[int, dict[str, Any]] = {
+        2: {f"{name}[{e}]": (some(3, 6 if name == "g" else 7), some(7 if name == "g" else 6, 3), 0.5)
+            for name in "gd" for e in (0, 2)},
+        5: {f"u[{e}]": (some(1, 6), some(7, 1), 2.0) for e in range(4)},
+    }  # fmt: skip
+    tensors = {
+        slot: {name: (torch.from_numpy(a), torch.from_numpy(b), scale) for name, (a, b, scale) in each.items()}
+        for slot, each in adapters.items()
+    }
     found = run(
-        "moe", x, router, weights={"g": gate, "u": up, "d": down},
-        experts=4, top_k=2, renormalise=renormalise, activation="silu", width=7,
+        "moe", x, router, weights=weights, s=step(weights, adapters=tensors, adapter_of=torch.tensor(slots)),
+        experts=4, top_k=2, renormalise=renormalise, activation="silu", width=7, adapted=adapted,
     )  # fmt: skip
+
+    def matrix(row: int, name: str, e: int) -> Any:
+        a, b, scale = adapters.get(slots[row], {}).get(f"{name}[{e}]", (0, 0, 0))
+        return weights[name][e] + (scale * (b @ a) if scale else 0)
+
     expected = np.zeros_like(x)
     for row in range(ROWS):
         p = np.exp(router[row]) / np.exp(router[row]).sum()
         best = sorted(range(4), key=lambda e: (-p[e], e))[:2]
         for e in best:
-            inner = ACTIVATIONS["silu"](gate[e] @ x[row]) * (up[e] @ x[row])
-            expected[row] += p[e] / (p[best].sum() if renormalise else 1) * (down[e] @ inner)
-    close(found, expected)
+            inner = ACTIVATIONS["silu"](matrix(row, "g", e) @ x[row]) * (matrix(row, "u", e) @ x[row])
+            expected[row] += p[e] / (p[best].sum() if renormalise else 1) * (matrix(row, "d", e) @ inner)
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
 
 
 HEADS, KV, DIM, BLOCK = 4, 2, 3, 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from penstock.models.decoder import build
-from penstock.models.passes.adapters import attach_adapters, base, linear_shapes
+from penstock.models.passes.adapters import attach_adapters, base, expert_target, linear_shapes
 from penstock.models.passes.fuse import fuse
 from penstock.models.passes.memory import plan_memory
 from penstock.models.program import Program, check
@@ -22,7 +22,10 @@ def test_every_linear_can_have_one(name: str) -> None:
     linears = [op for op in program.ops if op.kind == "linear"]
     assert len(loras) == sum(len(op.outputs) for op in linears)
     assert made.outputs == program.outputs
-    assert {op.attrs["target"] for op in loras} == set(targets)
+    mixtures = [op for op in made.ops if op.kind == "moe"]
+    experts = {expert_target(weight, e) for op in mixtures for weight in op.weights for e in range(op.attrs["experts"])}
+    assert {op.attrs["target"] for op in loras} | experts == set(targets)
+    assert all(op.attrs["adapted"] for op in mixtures)
     for op in loras:
         assert op.inputs[1] == base(op.outputs[0])
         n, k = targets[op.attrs["target"]]
@@ -60,6 +63,22 @@ def test_its_output_lies_on_what_it_adds_to() -> None:
     columns = plan_memory(program).columns
     for op in (op for op in program.ops if op.kind == "lora"):
         assert columns[op.outputs[0]] == columns[op.inputs[1]]
+
+
+@pytest.mark.parametrize("part", ["gate", "up", "down"])
+def test_one_expert_marks_its_mixture_only(part: str) -> None:
+    program = build(ARCHITECTURES["shared expert"])
+    made = attach_adapters(program, {f"layers.1.moe.{part}.weight[4]"})
+    check(made)
+    marked = [op for op in made.ops if op.kind == "moe" and op.attrs["adapted"]]
+    assert [op.weights[0] for op in marked] == ["layers.1.moe.gate.weight"]
+    assert [op.kind for op in made.ops] == [op.kind for op in program.ops]
+    assert Program.from_json(made.to_json()) == made
+    shapes = linear_shapes(program)
+    assert shapes[f"layers.1.moe.{part}.weight[4]"] == ((16, 6) if part == "down" else (6, 16))
+    for absent in ("[5]", "[-1]", "[04]", ""):
+        with pytest.raises(ValueError, match="no linear has the weights"):
+            attach_adapters(program, {f"layers.1.moe.{part}.weight{absent}"})
 
 
 def test_no_targets_change_nothing() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from penstock.errors import UnsupportedError
 from penstock.executors.native.extension import extension
+from penstock.models.passes.adapters import expert_target
 from penstock.models.passes.memory import plan_memory
 from penstock.models.program import Op, Program
 
@@ -193,9 +194,19 @@ def _moe(low: _Lowering, op: Op) -> None:
     inputs = tuple(low.weights[name].inputs for name in op.weights)
     low.plan.moe(
         int(a["experts"]), int(a["top_k"]), bool(a["renormalise"]), str(a["activation"]),
-        tuple(low.weight(name) for name in op.weights), inputs,
+        tuple(low.weight(name) for name in op.weights), inputs, *_expert_loras(low, op),
         *(low.values[name] for name in (*op.inputs, *op.outputs)),
     )  # fmt: skip
+
+
+def _expert_loras(low: _Lowering, op: Op) -> tuple[list[int], int]:
+    """The number of each expert's gate, up and down as a target (-1: none) and the largest rank; nothing if no adapter
+    changes any."""
+    if not op.attrs["adapted"]:
+        return [], 0
+    experts = range(int(op.attrs["experts"]))
+    found = [low.loras.get(expert_target(name, e)) for name in op.weights for e in experts]
+    return [-1 if t is None else t.number for t in found], max(t.rank for t in found if t is not None)
 
 
 def _select(low: _Lowering, op: Op) -> None:

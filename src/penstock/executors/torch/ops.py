@@ -10,6 +10,7 @@ from torch import Tensor
 
 from penstock.executors.torch.attention import attention, store
 from penstock.executors.torch.step import Step
+from penstock.models.passes.adapters import expert_target
 from penstock.models.program import Op
 from penstock.models.rope import inverse, stretched_theta
 
@@ -128,9 +129,20 @@ def gate(step: Step, op: Op, x: list[Tensor]) -> tuple[Tensor, ...]:
     return (x[0] * torch.sigmoid(x[1]),)
 
 
-def moe(step: Step, op: Op, x: list[Tensor]) -> tuple[Tensor, ...]:
+def adapted(step: Step, y: Tensor, x: Tensor, slots: Tensor | None, target: str) -> Tensor:
+    """``y`` = x W^T and what each row's adapter (by slot) adds to it. Row by row: what one gets depends on no other."""
+    y = y.clone()
+    for i, slot in enumerate(() if slots is None else slots.tolist()):
+        factors = step.adapters[slot].get(target) if slot else None
+        if factors is not None:
+            a, b, factor = factors
+            y[i] += factor * (b @ (a @ x[i]))
+    return y
+
+
+def moe(step: Step, op: Op, inputs: list[Tensor]) -> tuple[Tensor, ...]:
     """Each expert that is used sees its own tokens only."""
-    rows, router = x
+    rows, router = inputs
     gates, ups, downs = (step.weights[name] for name in op.weights)
     act = ACTIVATIONS[op.attrs["activation"]]
     p, chosen = torch.sort(torch.softmax(router, dim=-1), dim=-1, descending=True, stable=True)
@@ -140,8 +152,12 @@ def moe(step: Step, op: Op, x: list[Tensor]) -> tuple[Tensor, ...]:
     y = torch.zeros_like(rows)
     for e in chosen.unique().tolist():
         tokens, place = torch.where(chosen == e)
-        inner = act(F.linear(rows[tokens], gates[e])) * F.linear(rows[tokens], ups[e])
-        y[tokens] += p[tokens, place, None] * F.linear(inner, downs[e])
+        slots = step.adapter_of[tokens] if op.attrs["adapted"] and step.adapter_of is not None else None
+        gate, up, down = (expert_target(name, e) for name in op.weights)
+        x = rows[tokens]
+        inner = act(adapted(step, F.linear(x, gates[e]), x, slots, gate))
+        inner = inner * adapted(step, F.linear(x, ups[e]), x, slots, up)
+        y[tokens] += p[tokens, place, None] * adapted(step, F.linear(inner, downs[e]), inner, slots, down)
     return (y,)
 
 
@@ -154,16 +170,9 @@ def softcap(step: Step, op: Op, x: list[Tensor]) -> tuple[Tensor, ...]:
 
 
 def lora(step: Step, op: Op, x: list[Tensor]) -> tuple[Tensor, ...]:
-    """Row by row: what a row gets depends on no other."""
-    rows, y = x[0], x[1].clone()
     assert step.adapter_of is not None
     slots = step.adapter_of[step.logits_rows] if op.attrs["logits"] else step.adapter_of
-    for i, slot in enumerate(slots.tolist()):
-        factors = step.adapters[slot].get(op.attrs["target"]) if slot else None
-        if factors is not None:
-            a, b, factor = factors
-            y[i] += factor * (b @ (a @ rows[i]))
-    return (y,)
+    return (adapted(step, x[1], x[0], slots, str(op.attrs["target"])),)
 
 
 def fused_linear(step: Step, op: Op, x: list[Tensor]) -> tuple[Tensor, ...]:

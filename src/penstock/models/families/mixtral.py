@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from penstock.models.architecture import Architecture, Attention, Block, Head, Moe
 from penstock.models.common import LLAMA_ATTENTION, read_ropes, read_sizes, rms
+from penstock.models.families.qwen2_moe import EXPERT_RULES
 from penstock.models.family import Config, Family
 from penstock.models.reading import MAX_CONTEXT, Reader
 from penstock.models.rules import Rule, rename, stack
@@ -35,6 +36,7 @@ def rules(arch: Architecture, config: Config) -> tuple[Rule, ...]:
         stack(f"{at}.experts.{{e}}.w1.weight", "layers.{i}.moe.gate.weight", "e"),
         stack(f"{at}.experts.{{e}}.w3.weight", "layers.{i}.moe.up.weight", "e"),
         stack(f"{at}.experts.{{e}}.w2.weight", "layers.{i}.moe.down.weight", "e"),
+        *EXPERT_RULES,  # as transformers 5 calls them, and so adapters made with it
     )
 
 
