@@ -9,15 +9,20 @@ namespace penstock {
 template <class T, int N>
 const Arrays::Array& Arrays::take(nb::handle object, const char* name) {
     using Typed = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+    nb::object source = object.attr(name);
+    if (next_ == fields_.size()) fields_.emplace_back();
+    Field& field = fields_[next_++];
+    if (field.name == name && source.is(field.source)) return field.array;
     Typed typed;
-    if (!nb::try_cast<Typed>(object.attr(name), typed)) {
+    const bool fits = nb::try_cast<Typed>(source, typed, false);
+    if (!fits && !nb::try_cast<Typed>(source, typed)) {
         const std::string message = std::string(name) + " must be an array of " + std::to_string(N) +
                                     " dimension(s) and " + std::to_string(sizeof(T)) +
                                     "-byte numbers of its type in penstock.types";
         throw nb::type_error(message.c_str());
     }
-    held_.emplace_back(typed);
-    return held_.back();
+    field = {name, fits ? std::move(source) : nb::object(), Array(typed)};
+    return field.array;
 }
 
 Span<int32_t> Arrays::get_pairs(nb::handle object, const char* name) {

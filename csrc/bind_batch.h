@@ -11,9 +11,12 @@
 
 namespace penstock {
 
-// Reads attributes of a Python object as arrays: contiguous, of one type, on the CPU; converts where that is possible.
+// Reads attributes of Python objects as arrays: contiguous, of one type, on the CPU; converts where that is possible.
+// Keeps them until they are read again: an array that then still stands there is known, and not looked into anew.
 class Arrays {
   public:
+    void restart() { next_ = 0; }
+
     template <class T>
     Span<T> get(nanobind::handle object, const char* name) {
         const Array& a = take<T, 1>(object, name);
@@ -36,10 +39,16 @@ class Arrays {
 
   private:
     using Array = nanobind::ndarray<nanobind::ro>;
+    struct Field {
+        const char* name = nullptr;
+        nanobind::object source;  // nothing where the array is a converted copy of it
+        Array array;
+    };
     template <class T, int N>
     const Array& take(nanobind::handle object, const char* name);
 
-    std::vector<Array> held_;
+    std::vector<Field> fields_;  // in the order of reading
+    size_t next_ = 0;
 };
 
 Batch read_batch(Arrays& arrays, nanobind::handle batch);
