@@ -84,6 +84,12 @@ class _Live:
     mistake: bool = False
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     pooled: F32 | None = None
+    silent: bool = field(init=False)  # until its end; names of enums are too slow to look up at each token
+    delta: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.silent = self.params.output_kind is RequestOutputKind.FINAL_ONLY
+        self.delta = self.params.output_kind is RequestOutputKind.DELTA
 
     @property
     def done(self) -> bool:
@@ -216,7 +222,7 @@ class Frontend:
             done = live.done
             if done:
                 del known[request_id]
-            elif live.params.output_kind is RequestOutputKind.FINAL_ONLY:
+            elif live.silent:
                 continue
             outputs.append(self._output(live, done))
         return outputs
@@ -285,12 +291,14 @@ class Frontend:
 
     def _output(self, live: _Live, done: bool) -> RequestOutput:
         params, request = live.params, live.request
-        answers = live.answers
-        if len(answers) > 1:
+        answers, delta = live.answers, live.delta
+        if len(answers) == 1:  # nearly every request, at each token
+            outputs = [_completion(0, answers[0], params, delta)]
+        else:
             answers = answers[: request.num_answers]
             if request.num_answers > params.n:
                 answers = sorted(answers, key=lambda answer: -answer.cumulative_logprob)[: params.n]
-        delta = params.output_kind is RequestOutputKind.DELTA
+            outputs = [_completion(i, answer, params, delta) for i, answer in enumerate(answers)]
         if params.prompt_logprobs is not None and live.prompt_logprobs is None and answers[0].token_ids:
             scores = [self._logprobs(s) for s in request.prompt_scores]
             live.prompt_logprobs = [None, *scores]
@@ -299,7 +307,7 @@ class Frontend:
             request.request_id,
             live.prompt.text,
             request.prompt,
-            [_completion(i, answer, params, delta) for i, answer in enumerate(answers)],
+            outputs,
             done,
             live.prompt_logprobs,
             request.metrics,

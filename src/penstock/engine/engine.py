@@ -264,7 +264,7 @@ class Engine:
         self._advance(plan)
         updates = [] if output.hidden is None else self._take_hidden(plan, output.hidden)
         tokens = output.token_ids.tolist()
-        invalid = output.invalid.tolist()
+        invalid, finished = output.invalid.tolist(), Status.FINISHED
         for i, entry in enumerate(entries):
             seq = entry.seq
             if entry.prompt_index >= 0:
@@ -272,7 +272,7 @@ class Engine:
                     seq.request.prompt_scores.append(
                         score(output, i, tokens[i], seq.request.params.prompt_logprobs or 0)
                     )
-            elif seq.status is Status.FINISHED:
+            elif seq.status is finished:
                 continue
             elif entry.error is not None or invalid[i]:
                 updates += self._end_answer(seq, *self._why(entry, i, batch))
