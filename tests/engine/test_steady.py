@@ -77,7 +77,12 @@ def test_arrays_stay_where_they_are_while_nothing_but_tokens_changes() -> None:
         engine.add(str(i), [i + 1] * 5, greedy(12))
     seen: list[Batch] = []
     run = engine.executor.run
-    engine.executor.run = lambda batch: (seen.append(batch), run(batch))[1]  # type: ignore[method-assign]
+
+    def record(batch: Batch) -> StepOutput:
+        seen.append(batch)
+        return run(batch)
+
+    engine.executor.run = record  # type: ignore[method-assign]
     for _ in range(8):
         engine.step()
     assert len({id(batch) for batch in seen[2:]}) == 1

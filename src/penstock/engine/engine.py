@@ -19,7 +19,7 @@ from penstock.engine.masks import Masks, nothing_left
 from penstock.engine.pooling import Pooling, check_fits, make_pooling
 from penstock.engine.prefix_cache import PrefixCache
 from penstock.engine.repetition import STOP_REASON, repeats
-from penstock.engine.scheduler import Plan, Scheduled, Scheduler
+from penstock.engine.scheduler import Plan, Scheduler
 from penstock.engine.scores import score, score_named
 from penstock.engine.sequence import Prefix, Request, Sequence, SequenceUpdate, Status, TokenScore
 from penstock.engine.stats import EngineStats
@@ -269,9 +269,8 @@ class Engine:
             seq = entry.seq
             if entry.prompt_index >= 0:
                 if not seq.finished:
-                    seq.request.prompt_scores.append(
-                        score(output, i, tokens[i], seq.request.params.prompt_logprobs or 0)
-                    )
+                    wanted = seq.request.params.prompt_logprobs or 0
+                    seq.request.prompt_scores.append(score(output, i, tokens[i], wanted))
             elif seq.status is finished:
                 continue
             elif entry.error is not None or invalid[i]:
@@ -320,8 +319,7 @@ class Engine:
             if (seq.lead + before) // size != (seq.lead + after) // size:
                 self.cache.register(seq, before)
             for follower in item.followers:
-                follower.computed = seq.computed
-                follower.block_names = list(seq.block_names)
+                follower.computed, follower.block_names = after, list(seq.block_names)
 
     def _append(
         self, seq: Sequence, i: int, token: int, batch: Batch, output: StepOutput, now: float

@@ -27,7 +27,6 @@ from penstock.models.program import Program
 from penstock.types import F32, I64, Batch, StepOutput
 
 
-
 class NativeExecutor:
     """Runs one program on the CPU.
 
