@@ -7,24 +7,32 @@ namespace nb = nanobind;
 namespace penstock {
 
 template <class T, int N>
-const Arrays::Array& Arrays::take(nb::handle object, const char* name) {
+const Arrays::Array* Arrays::take(nb::handle object, const char* name, bool optional) {
     using Typed = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+    if (next_ == fields_.size()) fields_.emplace_back();
+    Field& field = fields_[next_++];
+    if (field.name != name) field = {name, nb::steal(PyUnicode_InternFromString(name)), {}, {}};
+    nb::object source = nb::steal(PyObject_GetAttr(object.ptr(), field.key.ptr()));
+    if (!source.is_valid()) throw nb::python_error();
+    if (source.is(field.source)) return &field.array;
+    if (optional && source.is_none()) return nullptr;
     Typed typed;
-    if (!nb::try_cast<Typed>(object.attr(name), typed)) {
+    const bool fits = nb::try_cast<Typed>(source, typed, false);
+    if (!fits && !nb::try_cast<Typed>(source, typed)) {
         const std::string message = std::string(name) + " must be an array of " + std::to_string(N) +
                                     " dimension(s) and " + std::to_string(sizeof(T)) +
                                     "-byte numbers of its type in penstock.types";
         throw nb::type_error(message.c_str());
     }
-    held_.emplace_back(typed);
-    return held_.back();
+    field.array = Array(typed);
+    field.source = fits ? std::move(source) : nb::object();
+    return &field.array;
 }
 
 Span<int32_t> Arrays::get_pairs(nb::handle object, const char* name) {
-    if (object.attr(name).is_none()) return {};
     int64_t rows = 0, columns = 0;
-    const int32_t* data = get_matrix<int32_t>(object, name, rows, columns);
-    if (columns != 2) throw nb::type_error((std::string(name) + " must have two columns").c_str());
+    const int32_t* data = get_matrix<int32_t>(object, name, rows, columns, true);
+    if (data != nullptr && columns != 2) throw nb::type_error((std::string(name) + " must have two columns").c_str());
     return {data, rows * 2};
 }
 
@@ -41,7 +49,7 @@ Batch read_batch(Arrays& arrays, nb::handle o) {
     b.bidirectional = arrays.get_optional<int32_t>(o, "bidirectional");
     b.block_copies = arrays.get_pairs(o, "block_copies");
     b.adapters = arrays.get_optional<int32_t>(o, "adapters");
-    if (!o.attr("embeds").is_none()) b.embeds = arrays.get_matrix<float>(o, "embeds", b.embed_rows, b.embed_width);
+    b.embeds = arrays.get_matrix<float>(o, "embeds", b.embed_rows, b.embed_width, true);
     return b;
 }
 

@@ -11,35 +11,49 @@
 
 namespace penstock {
 
-// Reads attributes of a Python object as arrays: contiguous, of one type, on the CPU; converts where that is possible.
+// Reads attributes of Python objects as arrays: contiguous, of one type, on the CPU; converts where that is possible.
+// Keeps them until they are read again: an array that then still stands there is known, and not looked into anew.
 class Arrays {
   public:
+    void restart() { next_ = 0; }
+
     template <class T>
     Span<T> get(nanobind::handle object, const char* name) {
-        const Array& a = take<T, 1>(object, name);
+        const Array& a = *take<T, 1>(object, name, false);
         return {static_cast<const T*>(a.data()), static_cast<int64_t>(a.shape(0))};
     }
     // Null for None.
     template <class T>
     Span<T> get_optional(nanobind::handle object, const char* name) {
-        return object.attr(name).is_none() ? Span<T>{} : get<T>(object, name);
+        const Array* a = take<T, 1>(object, name, true);
+        return a == nullptr ? Span<T>{} : Span<T>{static_cast<const T*>(a->data()), static_cast<int64_t>(a->shape(0))};
     }
     template <class T>
-    const T* get_matrix(nanobind::handle object, const char* name, int64_t& rows, int64_t& columns) {
-        const Array& a = take<T, 2>(object, name);
-        rows = static_cast<int64_t>(a.shape(0));
-        columns = static_cast<int64_t>(a.shape(1));
-        return static_cast<const T*>(a.data());
+    const T* get_matrix(nanobind::handle object, const char* name, int64_t& rows, int64_t& columns,
+                        bool optional = false) {
+        const Array* a = take<T, 2>(object, name, optional);
+        if (a == nullptr) return nullptr;
+        rows = static_cast<int64_t>(a->shape(0));
+        columns = static_cast<int64_t>(a->shape(1));
+        return static_cast<const T*>(a->data());
     }
-    // [n, 2] pairs, flat.
+    // [n, 2] pairs, flat. Null for None.
     Span<int32_t> get_pairs(nanobind::handle object, const char* name);
 
   private:
     using Array = nanobind::ndarray<nanobind::ro>;
+    struct Field {
+        const char* name = nullptr;
+        nanobind::object key;     // the name, as Python looks it up
+        nanobind::object source;  // nothing where the array is a converted copy of it
+        Array array;
+    };
+    // Null where None is allowed and found.
     template <class T, int N>
-    const Array& take(nanobind::handle object, const char* name);
+    const Array* take(nanobind::handle object, const char* name, bool optional);
 
-    std::vector<Array> held_;
+    std::vector<Field> fields_;  // in the order of reading
+    size_t next_ = 0;
 };
 
 Batch read_batch(Arrays& arrays, nanobind::handle batch);

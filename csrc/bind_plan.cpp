@@ -74,14 +74,14 @@ struct Outputs {
     SamplingBatch sampling;
 };
 
-// A Plan, and in dynamic mode the arrays of the step that is under way.
+// A Plan, and the arrays of its last step.
 class PlanObject {
   public:
     PlanObject(Executor& executor, int64_t token_columns, int64_t logits_columns)
         : plan(executor, token_columns, logits_columns) {}
 
     void step(nb::handle batch, nb::handle output) {
-        held_ = Arrays();
+        held_.restart();
         const Batch b = read_batch(held_, batch);
         Outputs out = outputs(b, batch, output);
         if (out.sampling.row.data != nullptr) out.wanted.sampling = &out.sampling;
@@ -89,7 +89,6 @@ class PlanObject {
             nb::gil_scoped_release release;
             plan.step(b, out.wanted);
         }
-        held_ = Arrays();
     }
 
     void forward(nb::handle batch, nb::handle output) {
@@ -114,16 +113,15 @@ class PlanObject {
             nb::gil_scoped_release release;
             plan.end(out_.wanted);
         }
-        held_ = Arrays();
         output_ = nb::object();
     }
 
     Plan plan;
 
   private:
-    // The step's arrays, kept until its end.
+    // Reads a step that goes on beyond this call.
     Batch hold(nb::handle batch, nb::handle output) {
-        held_ = Arrays();
+        held_.restart();
         const Batch b = read_batch(held_, batch);
         out_ = outputs(b, batch, output);
         if (out_.sampling.row.data != nullptr) out_.wanted.sampling = &out_.sampling;

@@ -84,6 +84,12 @@ class _Live:
     mistake: bool = False
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     pooled: F32 | None = None
+    silent: bool = field(init=False)  # until its end; names of enums are too slow to look up at each token
+    delta: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.silent = self.params.output_kind is RequestOutputKind.FINAL_ONLY
+        self.delta = self.params.output_kind is RequestOutputKind.DELTA
 
     @property
     def done(self) -> bool:
@@ -216,7 +222,7 @@ class Frontend:
             done = live.done
             if done:
                 del known[request_id]
-            elif live.params.output_kind is RequestOutputKind.FINAL_ONLY:
+            elif live.silent:
                 continue
             outputs.append(self._output(live, done))
         return outputs
@@ -285,41 +291,30 @@ class Frontend:
 
     def _output(self, live: _Live, done: bool) -> RequestOutput:
         params, request = live.params, live.request
-        answers = live.answers
-        if len(answers) > 1:
+        answers, delta = live.answers, live.delta
+        if len(answers) == 1:  # nearly every request, at each token
+            outputs = [_completion(0, answers[0], params, delta)]
+        else:
             answers = answers[: request.num_answers]
             if request.num_answers > params.n:
                 answers = sorted(answers, key=lambda answer: -answer.cumulative_logprob)[: params.n]
-        delta = params.output_kind is RequestOutputKind.DELTA
+            outputs = [_completion(i, answer, params, delta) for i, answer in enumerate(answers)]
         if params.prompt_logprobs is not None and live.prompt_logprobs is None and answers[0].token_ids:
             scores = [self._logprobs(s) for s in request.prompt_scores]
             live.prompt_logprobs = [None, *scores]
+        # by position, in the order of its fields: names cost as much as all the rest where every token is given out
         return RequestOutput(
-            request_id=request.request_id,
-            prompt=live.prompt.text,
-            prompt_token_ids=request.prompt,
-            outputs=[self._completion(i, a, params, delta) for i, a in enumerate(answers)],
-            finished=done,
-            prompt_logprobs=live.prompt_logprobs,
-            metrics=request.metrics,
-            num_cached_tokens=request.metrics.cached_tokens,
-            error=live.error,
-            pooled=live.pooled,
-            mistake=live.mistake,
-        )
-
-    def _completion(self, index: int, answer: _Answer, params: SamplingParams, delta: bool) -> CompletionOutput:
-        text_from, tokens_from = (answer.sent_text, answer.sent_tokens) if delta else (0, 0)
-        answer.sent_text, answer.sent_tokens = len(answer.text), len(answer.token_ids)
-        scored = params.logprobs is not None
-        return CompletionOutput(
-            index=index,
-            text=answer.text[text_from:],
-            token_ids=answer.token_ids[tokens_from:],
-            cumulative_logprob=answer.cumulative_logprob if scored or params.use_beam_search else None,
-            logprobs=answer.logprobs[tokens_from:] if scored else None,
-            finish_reason=answer.finish_reason,
-            stop_reason=answer.stop_reason,
+            request.request_id,
+            live.prompt.text,
+            request.prompt,
+            outputs,
+            done,
+            live.prompt_logprobs,
+            request.metrics,
+            request.metrics.cached_tokens,
+            live.error,
+            live.pooled,
+            live.mistake,
         )
 
     def _logprobs(self, score: TokenScore) -> TokenLogprobs:
@@ -335,6 +330,22 @@ class Frontend:
 
     def _text(self, token: int) -> str | None:
         return None if self.tokenizer is None else self.tokenizer.token_text(token)
+
+
+def _completion(index: int, answer: _Answer, params: SamplingParams, delta: bool) -> CompletionOutput:
+    text, ids = answer.text, answer.token_ids
+    text_from, ids_from = (answer.sent_text, answer.sent_tokens) if delta else (0, 0)
+    answer.sent_text, answer.sent_tokens = len(text), len(ids)
+    scored = params.logprobs is not None
+    return CompletionOutput(
+        index,
+        text[text_from:],
+        ids[ids_from:],
+        answer.cumulative_logprob if scored or params.use_beam_search else None,
+        answer.logprobs[ids_from:] if scored else None,
+        answer.finish_reason,
+        answer.stop_reason,
+    )
 
 
 def failure(output: RequestOutput) -> ExecutionError | RequestError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from penstock.engine.masks import Masks
 from penstock.engine.scheduler import Plan, Scheduled
 from penstock.engine.sequence import Sequence
+from penstock.engine.steady import Steady
 from penstock.types import I32, Batch, SamplingBatch
 from penstock.watermark import Watermark
 
@@ -36,17 +37,6 @@ class Entry:
     prompt_index: int = -1
     error: str | None = None
     mistake: bool = False
-
-
-@dataclass(slots=True)
-class _Steady:
-    """A step in which every sequence decoded one token, in a way that will not change: most likely so does the next."""
-
-    seqs: list[Sequence]
-    seats: NDArray[np.int64]
-    batch: Batch
-    sampling: SamplingBatch
-    entries: list[Entry]
 
 
 class BatchBuilder:
@@ -74,7 +64,7 @@ class BatchBuilder:
         self._prompt_len = np.zeros(max_seqs, np.int32)
         self._adapter = np.zeros(max_seqs, np.int32)
         self._boundary = np.zeros(max_seqs, np.int32)
-        self._steady: _Steady | None = None
+        self._steady: Steady | None = None
 
     def seat(self, seq: Sequence) -> None:
         """Write what does not change while ``seq`` runs into its seat's row."""
@@ -94,55 +84,14 @@ class BatchBuilder:
         self._steady = None
 
     def build(self, plan: Plan) -> tuple[Batch, list[Entry]]:
-        """The step's arrays, and what each sampling entry stands for."""
+        """The step's arrays, and what each sampling entry stands for. They are the caller's until the next call."""
         steady = self._steady
-        if steady is not None and not plan.copies and [item.seq for item in plan.items] == steady.seqs:
-            return self._next(steady), steady.entries
+        if steady is not None and steady.continues(plan):
+            return steady.advance(), steady.entries
         batch, entries = self._build(plan)
-        self._steady = self._as_steady(plan, batch, entries)
+        plain = self.positions is plain_positions
+        self._steady = Steady.of(plan, batch, entries, self.block_size) if plain else None
         return batch, entries
-
-    def _as_steady(self, plan: Plan, batch: Batch, entries: list[Entry]) -> _Steady | None:
-        """The step, if the next one has only to count on: no constraint, penalty or bias that follows the tokens,
-        none that ends with ``min_tokens``."""
-        if batch.sampling is None or self.positions is not plain_positions:
-            return None
-        for item in plan.items:
-            seq = item.seq
-            if item.count > 1 or not item.completes or item.followers or seq.counts is not None:
-                return None
-            if seq.constraint is not None or seq.request.bad_words or seq.request.params.watermark:
-                return None
-            if seq.num_output < max(1, seq.request.params.min_tokens):
-                return None
-        seqs = [item.seq for item in plan.items]
-        seats = np.fromiter((seq.seat for seq in seqs), np.int64, len(seqs))
-        return _Steady(seqs, seats, batch, batch.sampling, entries)
-
-    def _next(self, steady: _Steady) -> Batch:
-        """One token more for each sequence. Nobody took a seat since, so their tables are the same or have grown."""
-        old, seqs, size = steady.batch, steady.seqs, self.block_size
-        slots, tables = old.slots + 1, old.block_tables
-        begun = np.flatnonzero(old.context_lens % size == 0).tolist()
-        for i in begun:
-            seq = seqs[i]
-            self._sync(seq)
-            slots[i] = seq.blocks[(seq.lead + seq.computed) // size] * size
-        if begun:
-            width = max(tables.shape[1], *(self._table_len[seqs[i].seat] for i in begun))
-            tables = np.ascontiguousarray(self._tables[steady.seats, :width])
-        steady.sampling = replace(steady.sampling, draw=steady.sampling.draw + 1)
-        steady.batch = replace(
-            old,
-            token_ids=np.array([seq.tokens[-1] for seq in seqs], np.int32),
-            positions=old.positions + 1,
-            slots=slots,
-            context_lens=old.context_lens + 1,
-            block_tables=tables,
-            sampling=steady.sampling,
-            block_copies=None,
-        )
-        return steady.batch
 
     def _build(self, plan: Plan) -> tuple[Batch, list[Entry]]:
         items = plan.items

@@ -19,7 +19,7 @@ from penstock.engine.masks import Masks, nothing_left
 from penstock.engine.pooling import Pooling, check_fits, make_pooling
 from penstock.engine.prefix_cache import PrefixCache
 from penstock.engine.repetition import STOP_REASON, repeats
-from penstock.engine.scheduler import Plan, Scheduled, Scheduler
+from penstock.engine.scheduler import Plan, Scheduler
 from penstock.engine.scores import score, score_named
 from penstock.engine.sequence import Prefix, Request, Sequence, SequenceUpdate, Status, TokenScore
 from penstock.engine.stats import EngineStats
@@ -261,19 +261,17 @@ class Engine:
     def _update(self, plan: Plan, batch: Batch, entries: list[Entry], output: StepOutput) -> list[SequenceUpdate]:
         """Count what was computed, append what was drawn, end what is done."""
         now = time.monotonic()
-        for item in plan.items:
-            self._advance(item)
+        self._advance(plan)
         updates = [] if output.hidden is None else self._take_hidden(plan, output.hidden)
         tokens = output.token_ids.tolist()
-        invalid = output.invalid.tolist()
+        invalid, finished = output.invalid.tolist(), Status.FINISHED
         for i, entry in enumerate(entries):
             seq = entry.seq
             if entry.prompt_index >= 0:
                 if not seq.finished:
-                    seq.request.prompt_scores.append(
-                        score(output, i, tokens[i], seq.request.params.prompt_logprobs or 0)
-                    )
-            elif seq.status is Status.FINISHED:
+                    wanted = seq.request.params.prompt_logprobs or 0
+                    seq.request.prompt_scores.append(score(output, i, tokens[i], wanted))
+            elif seq.status is finished:
                 continue
             elif entry.error is not None or invalid[i]:
                 updates += self._end_answer(seq, *self._why(entry, i, batch))
@@ -281,10 +279,12 @@ class Engine:
                 updates += self._search(seq.request.beams, seq, i, batch, output, now)
             else:
                 updates.append(self._append(seq, i, tokens[i], batch, output, now))
-        self._stats.generation_tokens += sum(len(update.token_ids) for update in updates)
+        drawn = 0
         for update in updates:
+            drawn += len(update.token_ids)
             if update.finish_reason is not None:
                 self._forget(update.request)
+        self._stats.generation_tokens += drawn
         return updates
 
     def _take_hidden(self, plan: Plan, hidden: F32) -> list[SequenceUpdate]:
@@ -308,17 +308,18 @@ class Engine:
         message = "the model gave hidden states that are not finite for this request"
         return SequenceUpdate(seq.request, seq.index, (), (), "error", None, message)
 
-    def _advance(self, item: Scheduled) -> None:
-        seq, size = item.seq, self.block_size
-        before = seq.computed
-        seq.computed = after = before + item.count
-        if len(seq.tokens) == seq.prompt_len:
-            self._stats.prompt_tokens += item.count
-        if (seq.lead + before) // size != (seq.lead + after) // size:
-            self.cache.register(seq, before)
-        for follower in item.followers:
-            follower.computed = seq.computed
-            follower.block_names = list(seq.block_names)
+    def _advance(self, plan: Plan) -> None:
+        size = self.block_size
+        for item in plan.items:
+            seq, count = item.seq, item.count
+            before = seq.computed
+            seq.computed = after = before + count
+            if len(seq.tokens) == seq.prompt_len:
+                self._stats.prompt_tokens += count
+            if (seq.lead + before) // size != (seq.lead + after) // size:
+                self.cache.register(seq, before)
+            for follower in item.followers:
+                follower.computed, follower.block_names = after, list(seq.block_names)
 
     def _append(
         self, seq: Sequence, i: int, token: int, batch: Batch, output: StepOutput, now: float

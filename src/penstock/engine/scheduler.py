@@ -34,14 +34,11 @@ class Scheduled:
 
 @dataclass(slots=True)
 class Plan:
-    """A step: what runs, which blocks are copied before it, how many rows of logits it makes."""
+    """A step: what runs, which blocks are copied before it, how many tokens it computes."""
 
     items: list[Scheduled]
     copies: list[tuple[int, int]]
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(item.count for item in self.items)
+    num_tokens: int
 
 
 class Scheduler:
@@ -117,33 +114,30 @@ class Scheduler:
     def plan(self) -> Plan:
         """Choose the next step's tokens and give them blocks. An empty plan means that there is nothing to run."""
         step = _Step(self.config.max_num_batched_tokens, self.config.max_logits_rows)
-        decoding: list[Sequence] = []
         others: list[Sequence] = []
-        for seq in self.running:
-            (decoding if len(seq.tokens) - seq.computed == 1 else others).append(seq)
         running, size, shared = Status.RUNNING, self.block_size, self.pool.shared
-        for seq in decoding:
-            if seq.status is not running:
-                continue
-            # What _extend does for one token that has room in a block of its own: nearly every call.
-            index, blocks = (seq.lead + seq.computed) // size, seq.blocks
-            if step.tokens < 1 or step.rows < 1 or index >= len(blocks) or shared(blocks[index]):
-                self._extend(seq, step)
-            else:
-                step.items[id(seq)] = Scheduled(seq, 1)
-                step.tokens -= 1
-                step.rows -= 1
+        for seq in self.running[:]:
+            known, computed = len(seq.tokens), seq.computed
+            if known - computed != 1 or known == seq.prompt_len:
+                others.append(seq)
+            elif seq.status is running:
+                # What _extend does for one token that has room in a block of its own: nearly every call.
+                index, blocks = (seq.lead + computed) // size, seq.blocks
+                if step.tokens < 1 or step.rows < 1 or index >= len(blocks) or shared(blocks[index]):
+                    self._extend(seq, step)
+                else:
+                    step.items.append(Scheduled(seq, 1))
+                    step.tokens -= 1
+                    step.rows -= 1
         for seq in others:
-            if seq.status is Status.RUNNING:
+            if seq.status is running:
                 self._extend(seq, step)
         while self._waiting and not step.preempted and step.tokens > 0:
             if not self._admit(self._waiting.first(), step):
                 break
-        plan = Plan(list(step.items.values()), step.copies)
-        for item in plan.items:
-            if len(item.seq.tokens) == item.seq.prompt_len:
-                self._fork(item)
-        return plan
+        for item in step.prompts:
+            self._fork(item)
+        return Plan(step.items, step.copies, self.config.max_num_batched_tokens - step.tokens)
 
     def _extend(self, seq: Sequence, step: _Step) -> None:
         count = self._chunk(seq, seq.wanted, step, alone=not step.items)
@@ -292,12 +286,16 @@ class _Step:
 
     tokens: int
     rows: int
-    items: dict[int, Scheduled] = field(default_factory=dict)
+    items: list[Scheduled] = field(default_factory=list)
+    prompts: list[Scheduled] = field(default_factory=list)  # those items whose sequence has no output yet
     copies: list[tuple[int, int]] = field(default_factory=list)
     preempted: bool = False
 
     def take(self, seq: Sequence, count: int) -> None:
-        self.items[id(seq)] = Scheduled(seq, count)
+        item = Scheduled(seq, count)
+        self.items.append(item)
+        if seq.num_output == 0:
+            self.prompts.append(item)
         self.tokens -= count
         self.rows -= 1 if count == 1 else self._rows(seq, count)
 
@@ -307,10 +305,11 @@ class _Step:
         Copies for it stay in the list: they run first and in order, so whoever gets the block next overwrites them.
         """
         self.preempted = True
-        item = self.items.pop(id(seq), None)
-        if item is not None:
+        for item in [item for item in self.items if item.seq is seq]:
+            self.items.remove(item)
             self.tokens += item.count
             self.rows += self._rows(seq, item.count)
+        self.prompts = [item for item in self.prompts if item.seq is not seq]
 
     @staticmethod
     def _rows(seq: Sequence, count: int) -> int:

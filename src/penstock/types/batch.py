@@ -75,7 +75,8 @@ class Batch:
     ``prompt_lens`` [S] for length-dependent rotary scaling; ``bidirectional`` [S] cache rows before this boundary are
     seen by all of them (0: causal); ``adapters`` [S] adapter slot, 0 none; ``logits_rows`` [R] tokens whose logits are
     wanted; ``block_copies`` [C, 2] (from, to) copied before the step, in order (copy-on-write forks); ``embeds`` [T, H]
-    takes the place of what the token ids would be embedded as (prompt tuning).
+    takes the place of what the token ids would be embedded as (prompt tuning). The next step may come in the same
+    arrays, filled anew: who wants to keep one copies it.
     """
 
     token_ids: I32

@@ -190,6 +190,22 @@ def test_greedy_tokens_are_sampled_inside_the_step() -> None:
     assert out.top_ids[:, 0].tolist() == out.token_ids.tolist()
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_arrays_may_be_filled_anew_between_steps(dtype: Any) -> None:
+    """In place, also where they are converted on the way; or others take their place in the same batch."""
+    run = runner()
+    batch = run.batch([(run.add(IDS[:4]), 4)], return_logits=True)
+    batch.token_ids = batch.token_ids.astype(dtype)
+    run.executor.run(batch)
+    batch.token_ids[:] = IDS[4:8]
+    np.testing.assert_array_equal(run.executor.run(batch).logits, runner().prefill(IDS[4:8]))
+    batch.token_ids = np.array(IDS[8:12], dtype)
+    np.testing.assert_array_equal(run.executor.run(batch).logits, runner().prefill(IDS[8:12]))
+    batch.token_ids = None  # type: ignore[assignment]
+    with pytest.raises(ExecutionError, match="token_ids must be an array"):
+        run.executor.run(batch)
+
+
 def test_memory_is_counted_as_blocks_fill() -> None:
     run = runner()
     memory = run.executor.memory

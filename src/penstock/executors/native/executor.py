@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -26,8 +25,6 @@ from penstock.models.passes.fuse import fuse
 from penstock.models.passes.memory import plan_memory
 from penstock.models.program import Program
 from penstock.types import F32, I64, Batch, StepOutput
-
-NO_OUTPUT = np.empty(0, np.int32), np.empty(0, np.uint8)
 
 
 class NativeExecutor:
@@ -105,13 +102,13 @@ class NativeExecutor:
             if self.program.weights.get(spec.name) != spec or spec.name in self._weights:
                 raise CheckpointError(f"weight '{spec.name}' {list(spec.shape)} is not wanted, or comes twice")
             before = core.weight_bytes
-            with _errors():
+            with _errors:
                 self._weights[spec.name] = take(core, spec, data, self._arithmetic)
             self._sizes[spec.name] = core.weight_bytes - before
         missing = [name for name in self.program.weights if name not in self._weights]
         if missing:
             raise CheckpointError(f"{len(missing)} weights are missing: {', '.join(missing[:8])}")
-        with _errors():
+        with _errors:
             if self.mode == "static":
                 self._static = self._lower(self.program, True)
             else:
@@ -121,7 +118,7 @@ class NativeExecutor:
         if self.mode == "dynamic":
             return self.trace(batch, lambda traced: None)
         low = self._ready(self._static)
-        with _errors():
+        with _errors:
             if _adapted(batch):
                 low = self._adapters.plan(fused=True)
             output = _output(batch, low)
@@ -131,26 +128,26 @@ class NativeExecutor:
                 return output
             low.plan.forward(batch, output)
         ready()
-        with _errors():
+        with _errors:
             low.plan.end()
         return output
 
     def trace(self, batch: Batch, hook: Hook) -> StepOutput:
         self._ready(self._static)
-        with _errors():
+        with _errors:
             low = self._adapters.plan(fused=False) if _adapted(batch) else self._unfused()
             output = _output(batch, low)
             low.plan.begin(batch, output)
         for i, (op, (first, last)) in enumerate(zip(low.program.ops, low.spans, strict=True)):
             start = time.perf_counter()
-            with _errors():
+            with _errors:
                 for step in range(first, last):
                     low.plan.run_op(step)
             seconds = time.perf_counter() - start
             hook(Traced(i, op, {name: low.plan.view(low.values[name]) for name in op.outputs}, seconds))
         if batch.sampling is not None and batch.sampling.ready is not None:
             batch.sampling.ready()
-        with _errors():
+        with _errors:
             low.plan.end()
         return output
 
@@ -163,20 +160,20 @@ class NativeExecutor:
     def load_adapter(self, slot: int, tensors: Adapter) -> None:
         self._ready(self._static)
         check_adapter(self.program, slot, tensors)
-        with _errors():
+        with _errors:
             self._adapters.load(slot, tensors)
             if self.mode == "static":
                 self._adapters.plan(fused=True)
 
     def unload_adapter(self, slot: int) -> None:
         self._open()
-        with _errors():
+        with _errors:
             self._adapters.unload(slot)
 
     def write_kv(self, layer: int, slots: I64, k: F32, v: F32) -> None:
         core = self._open()
         check_kv(self.program, self.limits, layer, slots, k, v)
-        with _errors():
+        with _errors:
             core.write_kv(layer, *(np.ascontiguousarray(rows) for rows in (slots, k, v)))
 
     def close(self) -> None:
@@ -210,15 +207,19 @@ class NativeExecutor:
         return lower(self._open(), program, self._weights, loras)
 
 
-@contextmanager
-def _errors() -> Iterator[None]:
-    """What the extension raises, as one of our kinds."""
-    try:
-        yield
-    except PenstockError:
-        raise
-    except (ValueError, TypeError, RuntimeError, MemoryError) as error:
-        raise ExecutionError(str(error)) from error
+class _Errors:
+    """What the extension raises inside, as one of our kinds. A class, since a generator costs a step's tenth."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (ValueError, TypeError, RuntimeError, MemoryError)) and not isinstance(
+            error, PenstockError
+        ):
+            raise ExecutionError(str(error)) from error
+
+
+_errors = _Errors()
 
 
 def _make_core(program: Program, limits: Limits, isa: str | None, threads: int) -> Any:
@@ -253,17 +254,14 @@ def _adapted(batch: Batch) -> bool:
 
 def _output(batch: Batch, low: Lowered | None) -> StepOutput:
     """Empty arrays for all that the batch asks for."""
-    output = StepOutput(*NO_OUTPUT)
+    s = batch.sampling
+    n = 0 if s is None else s.row.shape[0]
+    output = StepOutput(np.empty(n, np.int32), np.empty(n, np.uint8))
     if low is not None and batch.return_logits:
         output.logits = np.empty((batch.logits_rows.shape[0], low.plan.vocab), np.float32)
     if low is not None and batch.return_hidden:
         output.hidden = np.empty((batch.num_tokens, low.plan.hidden_width), np.float32)
-    s = batch.sampling
-    if s is None:
-        return output
-    n = s.row.shape[0]
-    output.token_ids, output.invalid = np.empty(n, np.int32), np.empty(n, np.uint8)
-    most = int(s.num_logprobs.max(initial=-1))
+    most = -1 if s is None else max(s.num_logprobs.tolist(), default=-1)
     if most >= 0:
         output.logprobs, output.ranks = np.empty(n, np.float32), np.empty(n, np.int32)
         output.top_ids, output.top_logprobs = np.empty((n, most), np.int32), np.empty((n, most), np.float32)
