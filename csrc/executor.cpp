@@ -46,11 +46,12 @@ int Executor::add_matrix(Format format, const void* src, int64_t n, int64_t k, i
     Matrix m{format, n, k, (n + kTile - 1) / kTile, tile_bytes(format, k), nullptr, {}};
     std::byte* data = weights_.take(checked_product(m.tiles, m.tile_bytes, "a weight"), "weights");
     m.data = data;
+    const PackMath& math = pack_math();
     Turn turn(*this);
     team_->run([&](const Worker& w) {
         int64_t begin, end;
         w.range(m.tiles, begin, end);
-        if (begin < end) pack_tiles(format, src, n, k, ld, data, begin, end);
+        if (begin < end) pack_tiles(format, src, n, k, ld, data, begin, end, math);
     });
     matrices_.push_back(m);
     return static_cast<int>(matrices_.size()) - 1;
@@ -66,11 +67,12 @@ int Executor::add_quantised(const QuantSource& source, int64_t n, int64_t k) {
         orders_.push_back(source.order);
         m.quant.order = orders_.back().data();
     }
+    const PackMath& math = pack_math();
     Turn turn(*this);
     team_->run([&](const Worker& w) {
         int64_t begin, end;
         w.range(m.tiles, begin, end);
-        if (begin < end) pack_quantised(q, n, source.read, data, begin, end);
+        if (begin < end) pack_quantised(q, n, source.read, data, begin, end, math, source.together);
     });
     matrices_.push_back(m);
     return static_cast<int>(matrices_.size()) - 1;

@@ -63,6 +63,7 @@ class Executor {
 
     const Limits& limits() const { return limits_; }
     const Kernels& kernels() const { return *kernels_; }
+    const PackMath& pack_math() const { return penstock::pack_math(isa_name(*kernels_)); }
     const SamplerMath& sampler_math() const { return *sampler_math_; }
     Team& team() { return *team_; }
     int threads() const { return team_->count(); }
