@@ -190,11 +190,11 @@ void read_blocks(BlockKind kind, TileRows rows, int64_t groups, TileChunk& out) 
             return small_blocks<20, true>(
                 rows, groups, out, [](const Rows& b, int64_t at, const Lanes& to) { nibbles<4>(b, at + 4, to); });
         case BlockKind::q5_0:
-            return small_blocks<22, false>(
-                rows, groups, out, [](const Rows& b, int64_t at, const Lanes& to) { five(b, at + 2, to); });
+            return small_blocks<22, false>(rows, groups, out,
+                                           [](const Rows& b, int64_t at, const Lanes& to) { five(b, at + 2, to); });
         case BlockKind::q5_1:
-            return small_blocks<24, true>(
-                rows, groups, out, [](const Rows& b, int64_t at, const Lanes& to) { five(b, at + 4, to); });
+            return small_blocks<24, true>(rows, groups, out,
+                                          [](const Rows& b, int64_t at, const Lanes& to) { five(b, at + 4, to); });
         case BlockKind::q2_k:
             return large_block(rows, out, q2_k, scales_q2_k);
         case BlockKind::q3_k:

@@ -134,7 +134,8 @@ inline void four_of_awq(const uint8_t* at, int64_t stride, uint32_t* out) {
     }
     for (int word = 0; word < 2; word++) {
         const V4 &even = lanes[0][word], &odd = lanes[1][word];
-        const V4 low = __builtin_shufflevector(even, odd, 0, 2, 4, 6), high = __builtin_shufflevector(even, odd, 1, 3, 5, 7);
+        const V4 low = __builtin_shufflevector(even, odd, 0, 2, 4, 6),
+                 high = __builtin_shufflevector(even, odd, 1, 3, 5, 7);
         std::memcpy(out + 8 * word, &low, 16);
         std::memcpy(out + 8 * word + 4, &high, 16);
     }

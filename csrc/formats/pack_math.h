@@ -13,8 +13,8 @@ struct TileChunk;  // formats/pack.h
 
 enum class BlockKind : uint8_t { q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_xs };
 
-// 32-bit words of eight 4-bit codes. awq [k, n / 8]: of eight outputs, in the order 0 2 4 6 1 3 5 7; gptq [k / 8, n]: of
-// eight inputs in order, the first one lowest.
+// 32-bit words of eight 4-bit codes. awq [k, n / 8]: of eight outputs, in the order 0 2 4 6 1 3 5 7; gptq [k / 8, n]:
+// of eight inputs in order, the first one lowest.
 enum class WordLayout : uint8_t { awq, gptq };
 
 // Where the 16 rows of a tile are; those that the matrix does not have may be any that it has.

@@ -23,14 +23,19 @@ inline Floats load(const float* p) {
     return v;
 }
 inline void store(float* p, const Floats& v) { std::memcpy(p, &v, sizeof v); }
-// a < b ? a : b and a > b ? a : b, which are one instruction each; the compiler makes a comparison and a choice of them.
+// a < b ? a : b and a > b ? a : b, which are one instruction each; the compiler makes a comparison and a choice of
+// them.
 #if defined(__AVX512F__)
 inline Floats min(const Floats& a, const Floats& b) { return _mm512_min_ps(a, b); }
 inline Floats max(const Floats& a, const Floats& b) { return _mm512_max_ps(a, b); }
 #elif defined(__AVX2__)
+inline Floats nearest(const Floats& x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Floats whole_sum(const Floats& a, const Floats& b, const Floats& c) { return _mm256_fmadd_ps(a, b, c); }
 inline Floats min(const Floats& a, const Floats& b) { return _mm256_min_ps(a, b); }
 inline Floats max(const Floats& a, const Floats& b) { return _mm256_max_ps(a, b); }
 #else
+inline Floats nearest(const Floats& x) { return (x + kRound) - kRound; }
+inline Floats whole_sum(const Floats& a, const Floats& b, const Floats& c) { return a * b + c; }
 inline Floats min(const Floats& a, const Floats& b) { return a < b ? a : b; }
 inline Floats max(const Floats& a, const Floats& b) { return a > b ? a : b; }
 #endif
@@ -38,9 +43,6 @@ inline Floats floats(const Words& u) { return reinterpret_cast<Floats>(u); }
 inline Words bits(const Floats& f) { return reinterpret_cast<Words>(f); }
 inline Floats abs(const Floats& a) { return floats(bits(a) & 0x7fffffff); }
 inline Floats inverse(const Floats& a) { return a == 0 ? all(0) : 1 / a; }
-
-// Adding it leaves the nearest whole number, ties to even, in the low bits of |x| < 2^22.
-constexpr float kRound = 12582912.0f;
 
 // The nearest float16, ties to even, as a float.
 inline Floats to_half_and_back(const Floats& x) {
@@ -126,9 +128,9 @@ inline void fit(const float* w, int64_t group, const Floats& mean, const Floats&
     for (int64_t i = 0; i < group; i++) {
         const Floats c = load(w + i * kTile) - mean;
         for (int t = 0; t < kTries; t++) {
-            const Floats q = (min(max((c - lines[t].offset) * factor[t], all(0)), all(15)) + kRound) - kRound;
-            sum[t] += q;
-            squares[t] += q * q;
+            const Floats q = nearest(min(max((c - lines[t].offset) * factor[t], all(0)), all(15)));
+            sum[t] = whole_sum(q, all(1), sum[t]);
+            squares[t] = whole_sum(q, q, squares[t]);
             together[t] += q * c;
         }
     }

@@ -42,7 +42,8 @@ void check_plain(const PackMath& math, const std::string& isa) {
             for (const int64_t k : {1, 7, 16, 31, 32, 100, 272}) {
                 const int64_t ld = k + 3;
                 const Buffer<uint8_t> rows = random_bytes(n * ld * 4, static_cast<uint64_t>(n * k));
-                same(packed(format, rows.data(), n, k, ld, math), packed(format, rows.data(), n, k, ld, kPackMathGeneric),
+                same(packed(format, rows.data(), n, k, ld, math),
+                     packed(format, rows.data(), n, k, ld, kPackMathGeneric),
                      isa + " format " + std::to_string(static_cast<int>(format)) + " k " + std::to_string(k));
             }
 }
@@ -51,8 +52,8 @@ struct Block {
     const char* name;
     int64_t elements, bytes;
 };
-constexpr Block kBlocks[] = {{"q8_0", 32, 34},  {"q4_0", 32, 18},   {"q4_1", 32, 20},   {"q5_0", 32, 22},
-                             {"q5_1", 32, 24},  {"iq4_nl", 32, 18}, {"q2_k", 256, 84},  {"q3_k", 256, 110},
+constexpr Block kBlocks[] = {{"q8_0", 32, 34},   {"q4_0", 32, 18},   {"q4_1", 32, 20},   {"q5_0", 32, 22},
+                             {"q5_1", 32, 24},   {"iq4_nl", 32, 18}, {"q2_k", 256, 84},  {"q3_k", 256, 110},
                              {"q4_k", 256, 144}, {"q5_k", 256, 176}, {"q6_k", 256, 210}, {"iq4_xs", 256, 136}};
 
 void check_blocks(const PackMath& math, const std::string& isa) {
@@ -62,8 +63,8 @@ void check_blocks(const PackMath& math, const std::string& isa) {
                 const int64_t k = count * b.elements, ld = count * b.bytes;
                 const Buffer<uint8_t> rows = random_bytes(n * ld, static_cast<uint64_t>(n * k));
                 const BlockRows from{b.name, n, k, rows.data(), ld, ld};
-                same(packed(block_source(from, math), n, math, 1),
-                     packed(block_source(from), n, kPackMathGeneric, 2), isa + " " + b.name);
+                same(packed(block_source(from, math), n, math, 1), packed(block_source(from), n, kPackMathGeneric, 2),
+                     isa + " " + b.name);
             }
 }
 
@@ -74,10 +75,10 @@ void check_codes(const PackMath& math, const std::string& isa) {
                 const int64_t n = 37, groups = (k + group - 1) / group, ld = format[3] == '4' ? k / 2 : k;
                 const Buffer<uint8_t> codes = random_bytes(n * ld, static_cast<uint64_t>(group * k));
                 const Buffer<float> scales = random_floats(n * groups, 3, 0.01f, 0.02f);
-                const CodedRows from{format, n, k, codes.data(), ld, scales.data(), groups, nullptr, 0, group, nullptr,
-                                     false};
-                same(packed(coded_source(from, math), n, math, 1),
-                     packed(coded_source(from), n, kPackMathGeneric, 1), isa + " " + format + std::to_string(group));
+                const CodedRows from{format, n,       k, codes.data(), ld,      scales.data(),
+                                     groups, nullptr, 0, group,        nullptr, false};
+                same(packed(coded_source(from, math), n, math, 1), packed(coded_source(from), n, kPackMathGeneric, 1),
+                     isa + " " + format + std::to_string(group));
             }
 }
 
@@ -93,7 +94,8 @@ Buffer<uint32_t> words_of(int64_t rows, int64_t columns, Code code) {
 
 const uint8_t* bytes(const Buffer<uint32_t>& words) { return reinterpret_cast<const uint8_t*>(words.data()); }
 
-void check_words(WordLayout layout, int64_t n, int64_t k, int64_t group, bool one_zero, int plus, const PackMath& math) {
+void check_words(WordLayout layout, int64_t n, int64_t k, int64_t group, bool one_zero, int plus,
+                 const PackMath& math) {
     constexpr int kOrder[8] = {0, 2, 4, 6, 1, 3, 5, 7};
     const bool awq = layout == WordLayout::awq;
     const int64_t groups = k / group;
@@ -119,12 +121,19 @@ void check_words(WordLayout layout, int64_t n, int64_t k, int64_t group, bool on
             : words_of(k / 8, n, [&](int64_t i, int64_t j, int b) { return code(j, 8 * i + b); });
     const Buffer<uint32_t> points =
         words_of(groups, n / 8, [&](int64_t g, int64_t j, int b) { return zero(8 * j + out_of(b), g); });
-    const WordRows from{layout,     n,         k,
-                        bytes(words), (awq ? n / 8 : n) * 4, bytes(points),
-                        n / 8 * 4,  reinterpret_cast<const uint8_t*>(halves.data()), n * 2,
-                        group,      plus};
-    const CodedRows plain{"int4", n, k, rows.data(), k / 2, scales.data(), groups, zeros.data(), groups, group, nullptr,
-                          false};
+    const WordRows from{layout,
+                        n,
+                        k,
+                        bytes(words),
+                        (awq ? n / 8 : n) * 4,
+                        bytes(points),
+                        n / 8 * 4,
+                        reinterpret_cast<const uint8_t*>(halves.data()),
+                        n * 2,
+                        group,
+                        plus};
+    const CodedRows plain{"int4",       n,      k,     rows.data(), k / 2, scales.data(), groups,
+                          zeros.data(), groups, group, nullptr,     false};
     const QuantSource source = word_source(from, math);
     const std::string what = std::string(awq ? "awq " : "gptq ") + std::to_string(n) + " x " + std::to_string(k);
     CHECK((source.quant.zeros == ZeroKind::constant) == one_zero, "%s: zero points", what.c_str());
