@@ -23,9 +23,15 @@ inline Floats load(const float* p) {
     return v;
 }
 inline void store(float* p, const Floats& v) { std::memcpy(p, &v, sizeof v); }
-// a < b ? a : b and a > b ? a : b, which are one instruction each; the compiler makes a comparison and a choice of
-// them.
+
+// Adding it leaves the nearest whole number, ties to even, in the low bits of |x| < 2^22.
+constexpr float kRound = 12582912.0f;
+
+// What one instruction does and the compiler does not find: a < b ? a : b; a > b ? a : b; the nearest whole number,
+// ties to even, of |x| < 2^22; and a * b + c of whole numbers so small that neither step rounds.
 #if defined(__AVX512F__)
+inline Floats nearest(const Floats& x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT); }
+inline Floats whole_sum(const Floats& a, const Floats& b, const Floats& c) { return _mm512_fmadd_ps(a, b, c); }
 inline Floats min(const Floats& a, const Floats& b) { return _mm512_min_ps(a, b); }
 inline Floats max(const Floats& a, const Floats& b) { return _mm512_max_ps(a, b); }
 #elif defined(__AVX2__)
