@@ -98,6 +98,10 @@ class Executor {
         Pool memory;
         std::vector<LoraFactors> targets;
     };
+    // pack(begin, end) for all tiles, a multiple of `together` at a time (the last ones aside). Workers take what is
+    // left in ever smaller parts, so that one whose CPU is taken for a while holds up nobody.
+    template <class Pack>
+    void share_tiles(const Matrix& m, int64_t together, Pack&& pack);
     Matrix pack_f32(Pool& pool, const float* src, int64_t n, int64_t k);
     void touch_block(int64_t block);
 
