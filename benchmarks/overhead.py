@@ -34,6 +34,7 @@ class NullExecutor:
     limits = Limits(8192, 256, 4096, 1 << 20, 4096, 16, "f32")
     info = ExecutorInfo("null", "none", 1, "none", {})
     memory = Memory(0, 0, 0, 0)
+    takes_words = False
 
     def run(self, batch: Batch) -> StepOutput:
         n = 0 if batch.sampling is None else batch.sampling.row.shape[0]

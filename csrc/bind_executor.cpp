@@ -113,14 +113,43 @@ int add_codes(Executor& e, const std::string& format, const Bytes& codes, const 
     rows.g_idx = g_idx ? g_idx->data() : nullptr;
     rows.one_scale = one_scale;
     nb::gil_scoped_release release;
-    return e.add_quantised(coded_source(rows), rows.n, rows.k);
+    return e.add_quantised(coded_source(rows, e.pack_math()), rows.n, rows.k);
+}
+
+// AWQ's and GPTQ's words and float16 scales as the file has them; see formats/pack.h.
+int add_words(Executor& e, const std::string& layout, const Source& words, const std::optional<Source>& zeros,
+              const Source& scales, int64_t group, int plus) {
+    if (layout != "awq" && layout != "gptq") throw nb::value_error("words are of awq or gptq");
+    const bool awq = layout == "awq";
+    WordRows rows{};
+    rows.layout = awq ? WordLayout::awq : WordLayout::gptq;
+    rows.n = static_cast<int64_t>(words.shape(1)) * (awq ? 8 : 1);
+    rows.k = static_cast<int64_t>(words.shape(0)) * (awq ? 1 : 8);
+    rows.group = group;
+    rows.plus = plus;
+    if (group <= 0 || rows.k % group != 0) throw nb::value_error("groups of inputs must fill a row");
+    const auto data = [&](const Source& array, size_t width, int64_t columns, int64_t& stride) {
+        if (array.itemsize() != width || array.stride(1) != 1 || array.stride(0) < 0 ||
+            static_cast<int64_t>(array.shape(1)) != columns)
+            throw nb::type_error("words and scales must have contiguous rows of 32 and 16 bits, one for all outputs");
+        stride = array.stride(0) * static_cast<int64_t>(width);
+        return static_cast<const uint8_t*>(array.data());
+    };
+    rows.words = data(words, 4, awq ? rows.n / 8 : rows.n, rows.stride);
+    rows.scales = data(scales, 2, rows.n, rows.scales_stride);
+    if (zeros) rows.zeros = data(*zeros, 4, rows.n / 8, rows.zeros_stride);
+    for (const Source* array : {&scales, zeros ? &*zeros : &scales})
+        if (static_cast<int64_t>(array->shape(0)) != rows.k / group)
+            throw nb::value_error("scales and zeros must be one for each group");
+    nb::gil_scoped_release release;
+    return e.add_quantised(word_source(rows, e.pack_math()), rows.n, rows.k);
 }
 
 int add_blocks(Executor& e, const std::string& format, const Bytes& blocks, int64_t k) {
     const int64_t n = static_cast<int64_t>(blocks.shape(0)), bytes = static_cast<int64_t>(blocks.shape(1));
     const BlockRows rows{format, n, k, blocks.data(), bytes, bytes};
     nb::gil_scoped_release release;
-    return e.add_quantised(block_source(rows), n, k);
+    return e.add_quantised(block_source(rows, e.pack_math()), n, k);
 }
 
 }  // namespace
@@ -156,6 +185,7 @@ void bind_executor(nb::module_& m) {
     c.def("add_rounded", &add_rounded, "format"_a, "source"_a, "bits"_a, "group"_a);
     c.def("add_codes", &add_codes, "format"_a, "codes"_a, "scales"_a, "zeros"_a.none(), "group"_a, "g_idx"_a.none(),
           "one_scale"_a);
+    c.def("add_words", &add_words, "layout"_a, "words"_a, "zeros"_a.none(), "scales"_a, "group"_a, "plus"_a);
     c.def("add_blocks", &add_blocks, "format"_a, "blocks"_a, "k"_a);
     c.def(
         "add_vector",

@@ -1,5 +1,6 @@
 #include "executor.h"
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
@@ -40,18 +41,36 @@ Executor::Executor(const Options& options) : limits_(options.limits), kv_type_(o
     touched_.resize(l.num_blocks);
 }
 
+template <class Pack>
+void Executor::share_tiles(const Matrix& m, int64_t together, Pack&& pack) {
+    // Two workers that touch one huge page for the first time would both clear it.
+    constexpr int64_t kPage = int64_t{2} << 20;
+    const int64_t fair = (m.tiles + threads() - 1) / threads(), page = (kPage + m.tile_bytes - 1) / m.tile_bytes;
+    const int64_t least = (std::min(fair, page) + together - 1) / together * together;
+    std::atomic<int64_t> next{0};
+    Turn turn(*this);
+    team_->run([&](const Worker& w) {
+        int64_t begin = next.load(), end;
+        for (;;) {
+            do {
+                if (begin >= m.tiles) return;
+                const int64_t part = (m.tiles - begin) / (2 * w.count) / together * together;
+                end = std::min(begin + std::max(part, least), m.tiles);
+            } while (!next.compare_exchange_weak(begin, end));
+            pack(begin, end);
+            begin = next.load();
+        }
+    });
+}
+
 int Executor::add_matrix(Format format, const void* src, int64_t n, int64_t k, int64_t ld) {
     need(n > 0 && k > 0 && ld >= k && n < int64_t{1} << 40 && k < int64_t{1} << 31,
          "a matrix must have rows and columns");
     Matrix m{format, n, k, (n + kTile - 1) / kTile, tile_bytes(format, k), nullptr, {}};
     std::byte* data = weights_.take(checked_product(m.tiles, m.tile_bytes, "a weight"), "weights");
     m.data = data;
-    Turn turn(*this);
-    team_->run([&](const Worker& w) {
-        int64_t begin, end;
-        w.range(m.tiles, begin, end);
-        if (begin < end) pack_tiles(format, src, n, k, ld, data, begin, end);
-    });
+    const PackMath& math = pack_math();
+    share_tiles(m, 1, [&](int64_t begin, int64_t end) { pack_tiles(format, src, n, k, ld, data, begin, end, math); });
     matrices_.push_back(m);
     return static_cast<int>(matrices_.size()) - 1;
 }
@@ -66,11 +85,9 @@ int Executor::add_quantised(const QuantSource& source, int64_t n, int64_t k) {
         orders_.push_back(source.order);
         m.quant.order = orders_.back().data();
     }
-    Turn turn(*this);
-    team_->run([&](const Worker& w) {
-        int64_t begin, end;
-        w.range(m.tiles, begin, end);
-        if (begin < end) pack_quantised(q, n, source.read, data, begin, end);
+    const PackMath& math = pack_math();
+    share_tiles(m, source.together, [&](int64_t begin, int64_t end) {
+        pack_quantised(q, n, source.read, data, begin, end, math, source.together);
     });
     matrices_.push_back(m);
     return static_cast<int>(matrices_.size()) - 1;

@@ -67,6 +67,7 @@ class Executor {
 
     const Limits& limits() const { return limits_; }
     const Kernels& kernels() const { return *kernels_; }
+    const PackMath& pack_math() const { return penstock::pack_math(isa_name(*kernels_)); }
     const SamplerMath& sampler_math() const { return *sampler_math_; }
     Team& team() { return *team_; }
     int threads() const { return team_->count(); }
@@ -103,6 +104,10 @@ class Executor {
         std::vector<const LoraFactors*> targets;
         uint64_t serial = 0;
     };
+    // pack(begin, end) for all tiles, a multiple of `together` at a time (the last ones aside). Workers take what is
+    // left in ever smaller parts, so that one whose CPU is taken for a while holds up nobody.
+    template <class Pack>
+    void share_tiles(const Matrix& m, int64_t together, Pack&& pack);
     Matrix pack_f32(Pool& pool, const float* src, int64_t n, int64_t k);
     void touch_block(int64_t block);
 

@@ -166,9 +166,10 @@ def limits(max_context: int = 512, block_size: int = 16, blocks: int = 64, kv_dt
 @contextmanager
 def open_runner(
     path: Path, executor: str = "torch", *, config: dict[str, Any] | None = None, block_size: int = 16,
-    kv_dtype: str = "f32", **options: Any,
+    kv_dtype: str = "f32", words: bool = False, **options: Any,
 ) -> Iterator[Runner]:  # fmt: skip
-    """A checkpoint, loaded. ``config`` takes the place of its config.json; ``options`` go to the executor."""
+    """A checkpoint, loaded. ``config`` takes the place of its config.json; ``options`` go to the executor. ``words``:
+    4-bit codes come as the file's words."""
     make = executor_class(executor)
     with Checkpoint.open(path) as checkpoint:
         config = config or checkpoint.config
@@ -184,7 +185,7 @@ def open_runner(
         except UnsupportedError as error:
             pytest.skip(str(error))
         try:
-            made.load(stream_weights(checkpoint, program, rules))
+            made.load(stream_weights(checkpoint, program, rules, words=words))
             yield Runner(made, arch.position_channels)
         finally:
             made.close()

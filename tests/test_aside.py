@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import threading
 
 import pytest
@@ -13,6 +14,14 @@ def test_made_while_the_caller_goes_on() -> None:
         aside.check()  # nothing to say yet
         go.set()
         assert aside.result()
+
+
+def test_turns_are_short_within_only() -> None:
+    before = sys.getswitchinterval()
+    with Aside(sys.getswitchinterval) as aside:
+        assert sys.getswitchinterval() < before
+        aside.result()
+    assert sys.getswitchinterval() == before
 
 
 def test_errors_come_as_soon_as_asked() -> None:

@@ -3,7 +3,6 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "formats/lanes.h"
 #include "formats/pack.h"
 
 namespace penstock {
@@ -67,23 +66,16 @@ bool counts_up(const std::vector<int32_t>& order, int64_t k) {
     return true;
 }
 
-// Four bytes of which each is a nibble of the low half of x.
-V4 spread(V4 x) {
-    x = (x | x << 8) & 0x00ff00ff;
-    return (x | x << 4) & 0x0f0f0f0f;
-}
+using V4 = uint32_t __attribute__((vector_size(16)));
+constexpr int kQuads = kTile / 4;
 
 struct Reader {
     CodedRows r;
     Quant q;
-    uint32_t flip;  // turns signed bytes into ones from 0
+    const PackMath* math;
+    uint8_t flip;  // turns signed bytes into ones from 0
     float bias;
     std::vector<int32_t> order, source;
-
-    uint8_t code(const uint8_t* row, int64_t k) const {
-        if (q.codes == CodeKind::u4) return k % 2 == 0 ? row[k / 2] & 15 : row[k / 2] >> 4;
-        return row[k] ^ static_cast<uint8_t>(flip);
-    }
 
     void operator()(int64_t row, int rows, int64_t first, int64_t groups, TileChunk& out) const {
         for (int lane = 0; lane < rows; lane++) scales(row + lane, first, groups, lane, out);
@@ -104,14 +96,8 @@ struct Reader {
 
     // Inputs k .. k + n - 1 of a tile's rows, filled up with zeros.
     void as_they_come(int64_t row, int rows, int64_t k, int64_t n, int64_t padded, uint32_t* words) const {
-        for (int quad = 0; quad < kQuads; quad++) {
-            const Rows4 from = rows4(r.codes + row * r.codes_ld, r.codes_ld, 4 * quad, rows);
-            const Lanes4 to{words + 4 * quad};
-            int64_t done = 0;
-            if (q.codes != CodeKind::u4) done = bytes(from + k, n, to);
-            if (q.codes == CodeKind::u4 && k % 2 == 0) done = nibbles(from + k / 2, n, to);
-            for (int i = 0; i < 4; i++) rest(from.row[i], k, done, n, padded, to.words + i);
-        }
+        const TilePlaces from(r.codes + row * r.codes_ld, r.codes_ld, rows);
+        math->codes(q.codes == CodeKind::u4, flip, from.row, k, n, padded, words);
     }
 
     // A tile's rows whole, once for all of its chunks: any of them may ask for any input.
@@ -156,44 +142,6 @@ struct Reader {
         }
     }
 
-    // Whole pieces of n codes; how many they are.
-    int64_t bytes(const Rows4& from, int64_t n, const Lanes4& to) const {
-        V4 w[4];
-        int64_t i = 0;
-        for (; i + 16 <= n; i += 16) {
-            words<4>(from, i, w);
-            for (int j = 0; j < 4; j++) to.put(i / 4 + j, w[j] ^ flip);
-        }
-        for (; i + 4 <= n; i += 4) to.put(i / 4, word(from, i) ^ flip);
-        return i;
-    }
-    static int64_t nibbles(const Rows4& from, int64_t n, const Lanes4& to) {
-        V4 w[4];
-        int64_t i = 0;
-        for (; i + 32 <= n; i += 32) {
-            words<4>(from, i / 2, w);
-            for (int j = 0; j < 4; j++) {
-                to.put(i / 4 + 2 * j, spread(w[j] & 0xffff));
-                to.put(i / 4 + 2 * j + 1, spread(w[j] >> 16));
-            }
-        }
-        for (; i + 8 <= n; i += 8) {
-            w[0] = word(from, i / 2);
-            to.put(i / 4, spread(w[0] & 0xffff));
-            to.put(i / 4 + 1, spread(w[0] >> 16));
-        }
-        return i;
-    }
-
-    // Codes begin .. n one by one (begin is a multiple of four), then zeros up to `padded`.
-    void rest(const uint8_t* row, int64_t k, int64_t begin, int64_t n, int64_t padded, uint32_t* to) const {
-        for (int64_t i = begin; i < padded; i += 4) {
-            uint32_t w = 0;
-            for (int64_t j = i; j < i + 4 && j < n; j++) w |= static_cast<uint32_t>(code(row, k + j)) << (8 * (j - i));
-            to[i / 4 * kTile] = w;
-        }
-    }
-
     static bool has_nan(const uint32_t* words, int64_t n) {
         uint32_t found = 0;
         for (int64_t i = 0; i < n; i += 4)  // a byte of 0x7f, its sign aside: zero when turned round
@@ -204,15 +152,15 @@ struct Reader {
 
 }  // namespace
 
-QuantSource coded_source(const CodedRows& r) {
+QuantSource coded_source(const CodedRows& r, const PackMath& math) {
     need(r.format == "int8" || r.format == "int4" || r.format == "fp8", "codes must be int8, int4 or fp8");
     need(r.n > 0 && r.k > 0 && r.k < int64_t{1} << 31 && r.group > 0 && r.group <= r.k, "sizes do not fit");
-    Reader reader{r, {}, 0, 0, {}, {}};
+    Reader reader{r, {}, &math, 0, 0, {}, {}};
     Quant& q = reader.q;
     int64_t groups = (r.k + r.group - 1) / r.group;
     const bool int8 = r.format == "int8";
     q.codes = int8 ? CodeKind::u8 : r.format == "int4" ? CodeKind::u4 : CodeKind::e4m3;
-    reader.flip = int8 ? 0x80808080 : 0;
+    reader.flip = int8 ? 0x80 : 0;
     reader.bias = int8 ? 128.0f : 0.0f;
     const Facts facts = facts_of(r, groups, reader.bias);
     q.scales = facts.half && q.codes != CodeKind::e4m3 ? ScaleKind::f16 : ScaleKind::f32;

@@ -2,6 +2,7 @@
 // (formats/<name>.cpp), a Step in kernels/linear.h for each kind of input rows it meets, and a case of `gather`.
 #pragma once
 #include "formats/matrix.h"
+#include "formats/pack_math.h"
 
 namespace penstock {
 
@@ -11,7 +12,7 @@ struct FormatTraits {
     int line_inputs;    // k of one line
     int line_bytes;
     // One tile of `rows` <= 16 source rows of k elements, row stride `ld` elements; the rest of the tile is zeros.
-    void (*pack)(const std::byte* src, int rows, int64_t k, int64_t ld, std::byte* tile);
+    void (*pack)(const PackMath& math, const std::byte* src, int rows, int64_t k, int64_t ld, std::byte* tile);
 };
 
 const FormatTraits& traits(Format format);

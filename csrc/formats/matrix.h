@@ -43,9 +43,4 @@ inline int64_t matrix_bytes(Format format, int64_t n, int64_t k) {
     return (n + kTile - 1) / kTile * tile_bytes(format, k);
 }
 
-// Pack rows of `src` ([n, k] in the format's own element type, row stride `ld` elements) for tiles [tile0, tile1).
-// dst: the whole matrix, where tile t lies at t * tile_bytes.
-void pack_tiles(Format format, const void* src, int64_t n, int64_t k, int64_t ld, std::byte* dst, int64_t tile0,
-                int64_t tile1);
-
 }  // namespace penstock

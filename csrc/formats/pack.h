@@ -8,8 +8,14 @@
 #include <vector>
 
 #include "formats/matrix.h"
+#include "formats/pack_math.h"
 
 namespace penstock {
+
+// Pack rows of `src` ([n, k] in the format's own element type, row stride `ld` elements) for tiles [tile0, tile1).
+// dst: the whole matrix, where tile t lies at t * tile_bytes.
+void pack_tiles(Format format, const void* src, int64_t n, int64_t k, int64_t ld, std::byte* dst, int64_t tile0,
+                int64_t tile1, const PackMath& math = kPackMathGeneric);
 
 // The groups of one chunk of a tile. Lane c is row c of the tile; those beyond the rows asked for may hold anything.
 struct TileChunk {
@@ -24,14 +30,17 @@ struct TileChunk {
 // Rows row .. row + rows - 1, at most 16. Must be callable from several threads at once.
 using ReadTile = std::function<void(int64_t row, int rows, int64_t first_group, int64_t groups, TileChunk& out)>;
 
-// Tiles [tile0, tile1) of the matrix at dst, of n rows.
-void pack_quantised(const Quant& q, int64_t n, const ReadTile& read, std::byte* dst, int64_t tile0, int64_t tile1);
+// Tiles [tile0, tile1) of the matrix at dst, of n rows. The chunks of `together` tiles are read side by side: for
+// sources in which neighbouring rows share a line of the cache.
+void pack_quantised(const Quant& q, int64_t n, const ReadTile& read, std::byte* dst, int64_t tile0, int64_t tile1,
+                    const PackMath& math = kPackMathGeneric, int together = 1);
 
 // A weight to pack: how it will lie, and where it comes from. What `read` points to must live until it is packed.
 struct QuantSource {
     Quant quant;
     std::vector<int32_t> order;  // to be kept, and quant.order to point to it; empty: none
     ReadTile read;
+    int together = 1;
 };
 
 // int8, int4 and fp8 codes with scales (and zero points) in float32: w = (code - zero) * scale.
@@ -49,7 +58,7 @@ struct CodedRows {
     bool one_scale;        // inputs quantised with one scale a row
 };
 // Throws std::invalid_argument.
-QuantSource coded_source(const CodedRows& rows);
+QuantSource coded_source(const CodedRows& rows, const PackMath& math = kPackMathGeneric);
 
 // ggml's blocks, as they are in a file. Throws std::invalid_argument for a format without a layout here, or sizes that
 // do not fit.
@@ -59,7 +68,33 @@ struct BlockRows {
     const uint8_t* blocks;  // [n, bytes of a row]
     int64_t bytes, ld;
 };
-QuantSource block_source(const BlockRows& rows);
+QuantSource block_source(const BlockRows& rows, const PackMath& math = kPackMathGeneric);
+
+// AWQ's and GPTQ's 4-bit codes as they are in a file, outputs along its rows; n a multiple of 16, groups of a multiple
+// of eight inputs that fill the rows. w = (code - zero) * scale.
+struct WordRows {
+    WordLayout layout;
+    int64_t n, k;
+    const uint8_t* words;  // WordLayout
+    int64_t stride;        // bytes
+    const uint8_t* zeros;  // [groups, n / 8] words along the outputs, gptq's in order; null: 8
+    int64_t zeros_stride;
+    const uint8_t* scales;  // [groups, n] float16
+    int64_t scales_stride;
+    int64_t group;
+    int plus;  // added to a zero point, modulo 16
+};
+// Throws std::invalid_argument.
+QuantSource word_source(const WordRows& rows, const PackMath& math = kPackMathGeneric);
+
+// The rows of a tile where they lie, `ld` bytes apart; for those beyond `count`, the last.
+struct TilePlaces {
+    const uint8_t* row[kTile];
+
+    TilePlaces(const uint8_t* data, int64_t ld, int count) {
+        for (int i = 0; i < kTile; i++) row[i] = data + (i < count ? i : count - 1) * ld;
+    }
+};
 
 // Inputs that a chunk of groups of this many takes.
 inline int32_t groups_of_chunk(const Quant& q) {

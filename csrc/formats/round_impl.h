@@ -1,24 +1,19 @@
 // The arithmetic of formats/round_math.h, for 16 rows side by side: each lane adds up its own row's inputs in order, so
 // the width of a vector does not show in the bits.
 #pragma once
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #include "formats/lanes.h"
 #include "formats/round_math.h"
-
-#pragma GCC diagnostic ignored "-Wpsabi"  // vectors of 64 bytes pass between inlined functions of one file only
 
 namespace penstock {
 namespace {
 
 // As many lanes as a register has; a group's 16 rows are taken in turns.
-#if defined(__AVX512F__)
-constexpr int kLanes = 16;
-#elif defined(__AVX2__)
-constexpr int kLanes = 8;
-#else
-constexpr int kLanes = 4;
-#endif
 using Floats = float __attribute__((vector_size(4 * kLanes)));
-using Words = uint32_t __attribute__((vector_size(4 * kLanes)));
+using Words = V;
 using Mask = int32_t __attribute__((vector_size(4 * kLanes)));
 
 inline Floats all(float x) { return Floats{} + x; }
@@ -28,15 +23,32 @@ inline Floats load(const float* p) {
     return v;
 }
 inline void store(float* p, const Floats& v) { std::memcpy(p, &v, sizeof v); }
+
+// Adding it leaves the nearest whole number, ties to even, in the low bits of |x| < 2^22.
+constexpr float kRound = 12582912.0f;
+
+// What one instruction does and the compiler does not find: a < b ? a : b; a > b ? a : b; the nearest whole number,
+// ties to even, of |x| < 2^22; and a * b + c of whole numbers so small that neither step rounds.
+#if defined(__AVX512F__)
+inline Floats nearest(const Floats& x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT); }
+inline Floats whole_sum(const Floats& a, const Floats& b, const Floats& c) { return _mm512_fmadd_ps(a, b, c); }
+inline Floats min(const Floats& a, const Floats& b) { return _mm512_min_ps(a, b); }
+inline Floats max(const Floats& a, const Floats& b) { return _mm512_max_ps(a, b); }
+#elif defined(__AVX2__)
+inline Floats nearest(const Floats& x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Floats whole_sum(const Floats& a, const Floats& b, const Floats& c) { return _mm256_fmadd_ps(a, b, c); }
+inline Floats min(const Floats& a, const Floats& b) { return _mm256_min_ps(a, b); }
+inline Floats max(const Floats& a, const Floats& b) { return _mm256_max_ps(a, b); }
+#else
+inline Floats nearest(const Floats& x) { return (x + kRound) - kRound; }
+inline Floats whole_sum(const Floats& a, const Floats& b, const Floats& c) { return a * b + c; }
 inline Floats min(const Floats& a, const Floats& b) { return a < b ? a : b; }
 inline Floats max(const Floats& a, const Floats& b) { return a > b ? a : b; }
+#endif
 inline Floats floats(const Words& u) { return reinterpret_cast<Floats>(u); }
 inline Words bits(const Floats& f) { return reinterpret_cast<Words>(f); }
 inline Floats abs(const Floats& a) { return floats(bits(a) & 0x7fffffff); }
 inline Floats inverse(const Floats& a) { return a == 0 ? all(0) : 1 / a; }
-
-// Adding it leaves the nearest whole number, ties to even, in the low bits of |x| < 2^22.
-constexpr float kRound = 12582912.0f;
 
 // The nearest float16, ties to even, as a float.
 inline Floats to_half_and_back(const Floats& x) {
@@ -47,42 +59,31 @@ inline Floats to_half_and_back(const Floats& x) {
     return floats((a < 0x38800000 ? bits(small) : big) | sign);
 }
 
-// Four rows' words, of two halves each, to floats of the even input and of the odd one.
-inline void floats_of_f16(const V4& pairs, float* even, float* odd) {
-    using F4 = float __attribute__((vector_size(16)));
-    for (int i = 0; i < 2; i++) {
-        const V4 h = i == 0 ? pairs & 0xffff : pairs >> 16;
-        const V4 sign = (h & 0x8000) << 16, a = (h & 0x7fff) << 13;
-        const F4 scaled = reinterpret_cast<F4>(a) * 0x1p112f;  // exact, also of subnormals
-        const V4 special = reinterpret_cast<V4>(a >= 0x0f800000) & 0x7f800000;
-        const V4 out = reinterpret_cast<V4>(scaled) | special | sign;
-        std::memcpy(i == 0 ? even : odd, &out, 16);
-    }
+// Halves in the low bits, as floats.
+inline Floats floats_of_f16(const Words& h) {
+    const Words sign = (h & 0x8000) << 16, a = (h & 0x7fff) << 13;
+    const Words scaled = bits(floats(a) * 0x1p112f);  // exact, also of subnormals
+    const Words special = reinterpret_cast<Words>(a >= 0x0f800000) & 0x7f800000;
+    return floats(scaled | special | sign);
 }
 
 void load_lanes(Format format, const uint8_t* const* rows, int64_t k, int64_t count, float* w) {
-    for (int quad = 0; quad < kQuads; quad++) {
-        const Rows4 from{{rows[4 * quad], rows[4 * quad + 1], rows[4 * quad + 2], rows[4 * quad + 3]}};
-        float* to = w + 4 * quad;
-        V4 v[4];
-        for (int64_t i = 0; i < count; i += 8) {
-            if (format == Format::f32) {
-                for (int half = 0; half < 2; half++) {
-                    words<4>(from, (k + i + 4 * half) * 4, v);
-                    for (int j = 0; j < 4; j++) std::memcpy(to + (i + 4 * half + j) * kTile, &v[j], 16);
-                }
-                continue;
-            }
-            words<4>(from, (k + i) * 2, v);
+    for (int lane = 0; lane < kTile; lane += kLanes) {
+        const Rows from = some_rows(rows, lane);
+        float* to = w + lane;
+        Words v[4];
+        for (int64_t i = 0; i < count; i += format == Format::f32 ? 4 : 8) {
+            words<4>(from, (k + i) * (format == Format::f32 ? 4 : 2), v);
             for (int j = 0; j < 4; j++) {
-                float *even = to + (i + 2 * j) * kTile, *odd = even + kTile;
-                if (format == Format::f16) {
-                    floats_of_f16(v[j], even, odd);
-                } else {
-                    const V4 low = v[j] << 16, high = v[j] & 0xffff0000;
-                    std::memcpy(even, &low, 16);
-                    std::memcpy(odd, &high, 16);
+                if (format == Format::f32) {
+                    store(to + (i + j) * kTile, floats(v[j]));
+                    continue;
                 }
+                const bool half = format == Format::f16;
+                const Floats even = half ? floats_of_f16(v[j] & 0xffff) : floats(v[j] << 16);
+                const Floats odd = half ? floats_of_f16(v[j] >> 16) : floats(v[j] & 0xffff0000);
+                store(to + (i + 2 * j) * kTile, even);
+                store(to + (i + 2 * j + 1) * kTile, odd);
             }
         }
     }
@@ -120,24 +121,32 @@ struct Line {
     Floats scale, offset, error;
 };
 
-// One fit: codes from a line, then the straight line through them by least squares.
-inline Line fitted(const float* w, int64_t group, const Floats& mean, const Floats& total, const Line& from) {
-    const Floats factor = inverse(from.scale);
-    Floats sum = all(0), squares = all(0), together = all(0);
+constexpr int kTries = 2;
+constexpr float kWidths[kTries] = {1.0f, 0.85f};
+
+// One fit of each line, side by side: codes from it, then the straight line through them by least squares.
+inline void fit(const float* w, int64_t group, const Floats& mean, const Floats& total, Line* lines) {
+    Floats factor[kTries], sum[kTries], squares[kTries], together[kTries];
+    for (int t = 0; t < kTries; t++) {
+        factor[t] = inverse(lines[t].scale);
+        sum[t] = squares[t] = together[t] = all(0);
+    }
     for (int64_t i = 0; i < group; i++) {
         const Floats c = load(w + i * kTile) - mean;
-        const Floats q = (min(max((c - from.offset) * factor, all(0)), all(15)) + kRound) - kRound;
-        sum += q;
-        squares += q * q;
-        together += q * c;
+        for (int t = 0; t < kTries; t++) {
+            const Floats q = nearest(min(max((c - lines[t].offset) * factor[t], all(0)), all(15)));
+            sum[t] = whole_sum(q, all(1), sum[t]);
+            squares[t] = whole_sum(q, q, squares[t]);
+            together[t] += q * c;
+        }
     }
-    const Floats middle = sum / static_cast<float>(group);
-    together = together - middle * total;
-    Line line;
-    line.scale = together * inverse(squares - sum * middle);
-    line.offset = total / static_cast<float>(group) - line.scale * middle;
-    line.error = -line.scale * together;
-    return line;
+    for (int t = 0; t < kTries; t++) {
+        const Floats middle = sum[t] / static_cast<float>(group);
+        together[t] = together[t] - middle * total;
+        lines[t].scale = together[t] * inverse(squares[t] - sum[t] * middle);
+        lines[t].offset = total / static_cast<float>(group) - lines[t].scale * middle;
+        lines[t].error = -lines[t].scale * together[t];
+    }
 }
 
 void int4_lanes(const float* w, int64_t group, bool half, uint32_t* words, float* scales, float* zeros) {
@@ -152,16 +161,22 @@ void int4_lanes(const float* w, int64_t group, bool half, uint32_t* words, float
         high = max(c, high);
     }
     Line best{all(0), low, all(__builtin_inff())};
-    for (const float width : {1.0f, 0.85f}) {
-        Line line{(high - low) * (width / 15), (low + high) / 2 - (high - low) * (width / 2), all(0)};
-        for (int fit = 0; fit < 2; fit++) {
-            line = fitted(w, group, mean, total, line);
+    Line first[kTries], second[kTries];
+    for (int t = 0; t < kTries; t++) {
+        const Floats width = (high - low) * (kWidths[t] / 2);
+        first[t] = {(high - low) * (kWidths[t] / 15), (low + high) / 2 - width, all(0)};
+    }
+    fit(w, group, mean, total, first);
+    for (int t = 0; t < kTries; t++) second[t] = first[t];
+    fit(w, group, mean, total, second);
+    for (int t = 0; t < kTries; t++)
+        for (int turn = 0; turn < 2; turn++) {
+            const Line& line = turn == 0 ? first[t] : second[t];
             const Mask better = line.error < best.error;
             best.error = better ? line.error : best.error;
             best.scale = better ? line.scale : best.scale;
             best.offset = better ? line.offset : best.offset;
         }
-    }
     const Floats offset = mean + best.offset, slope = half ? to_half_and_back(best.scale) : best.scale;
     Floats zero = -offset * inverse(slope);
     const Mask flat = (slope == 0) | (abs(zero) > 2048);  // (0 + 1) * mean

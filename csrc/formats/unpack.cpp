@@ -36,11 +36,12 @@ void store(uint8_t* to, const Line& line, size_t bytes) {
 }
 
 void transpose(const Line* block, Line* out) {
-    for (int i = 0; i < kLine; i += 4) {
-        const auto at = [&](int row) { return reinterpret_cast<const uint8_t*>(block[i + row]); };
-        V4 columns[kLine];
-        words<kLine>(Rows4{{at(0), at(1), at(2), at(3)}}, 0, columns);
-        for (int j = 0; j < kLine; j++) std::memcpy(out[j] + i, &columns[j], sizeof(V4));
+    const uint8_t* rows[kLine];
+    for (int i = 0; i < kLine; i++) rows[i] = reinterpret_cast<const uint8_t*>(block[i]);
+    for (int i = 0; i < kLine; i += kLanes) {
+        V columns[kLine];
+        words<kLine>(some_rows(rows, i), 0, columns);
+        for (int j = 0; j < kLine; j++) std::memcpy(out[j] + i, &columns[j], sizeof(V));
     }
 }
 

@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "formats/pack.h"
 #include "isa.h"
 #include "kernels/table.h"
 #include "ops/ops.h"

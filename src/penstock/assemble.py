@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +66,13 @@ class Model:
         self.executor.close()
 
 
-def assemble(config: Config, progress: LoadProgress | None = None) -> Model:
-    """Load everything. Raises ``ConfigError`` for impossible wishes, ``CheckpointError`` for what the files hold."""
+def assemble(
+    config: Config, progress: LoadProgress | None = None, meanwhile: Callable[[], None] | None = None
+) -> Model:
+    """Load everything. Raises ``ConfigError`` for impossible wishes, ``CheckpointError`` for what the files hold.
+
+    ``meanwhile`` is called in another thread while weights are packed, which leaves Python idle.
+    """
     from penstock.checkpoints.folder import Checkpoint
 
     started = time.monotonic()
@@ -78,12 +84,12 @@ def assemble(config: Config, progress: LoadProgress | None = None) -> Model:
         progress=lambda done, total: report("download", done, total),
     )
     with checkpoint:
-        model = _model(config, checkpoint, report)
+        model = _model(config, checkpoint, report, meanwhile)
     model.resolved = _resolved(model, time.monotonic() - started)
     return model
 
 
-def _model(config: Config, checkpoint: Checkpoint, report: LoadProgress) -> Model:
+def _model(config: Config, checkpoint: Checkpoint, report: LoadProgress, meanwhile: Callable[[], None] | None) -> Model:
     """Facts → program → executor with its weights → engine."""
     from penstock.checkpoints.ties import settle_ties
     from penstock.executors.base import resolve
@@ -105,7 +111,7 @@ def _model(config: Config, checkpoint: Checkpoint, report: LoadProgress) -> Mode
     limits, max_model_len = _limits(config, architecture, program, stored)
     executor = _executor(config, program, limits)
     try:
-        with Aside(partial(_tokenizer, config, checkpoint)) as tokenizing:  # packing leaves Python idle
+        with Aside(partial(_aside, config, checkpoint, meanwhile)) as tokenizing:
 
             def watching(phase: str, done: int, total: int) -> None:
                 tokenizing.check()
@@ -137,6 +143,14 @@ def _model(config: Config, checkpoint: Checkpoint, report: LoadProgress) -> Mode
     )
 
 
+def _aside(config: Config, checkpoint: Checkpoint, meanwhile: Callable[[], None] | None) -> Tokenizer | None:
+    """What is made while weights are packed."""
+    import_module("penstock.engine.engine")
+    if meanwhile is not None:
+        meanwhile()
+    return _tokenizer(config, checkpoint)
+
+
 def _executor(config: Config, program: Program, limits: Limits) -> Executor:
     from penstock.executors.base import resolve
 
@@ -159,6 +173,7 @@ def _load(
         rules,
         quantisation.scheme_for,
         progress=lambda done, total: report("load", done, total),
+        words=executor.takes_words,
     )
     convert = quantisation.convert
     executor.load(weights if convert is None else ((spec, convert(spec, data)) for spec, data in weights))

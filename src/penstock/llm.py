@@ -5,17 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from penstock.adapters import AdapterInfo
 from penstock.assemble import LoadProgress, Model, assemble
-from penstock.chat import render
 from penstock.config import from_kwargs
 from penstock.errors import RequestError, nearest
-from penstock.frontend import POOLED, Frontend, Prompt, embedding, failure
 from penstock.progress import Progress
 from penstock.sampling_defaults import BeamSearchOutput, BeamSearchParams, BeamSearchSequence, default_params
 from penstock.types import (
@@ -26,7 +24,11 @@ from penstock.types import (
     RequestOutputKind,
     SamplingParams,
 )
-from penstock.watermark import Detection, detect
+
+if TYPE_CHECKING:
+    from penstock.adapters import AdapterInfo
+    from penstock.frontend import Prompt
+    from penstock.watermark import Detection
 
 PromptInput = str | Sequence[int] | Mapping[str, Any]
 QUEUE = 1024
@@ -50,7 +52,9 @@ class LLM:
     """
 
     def __init__(self, model: Any = None, *, progress: LoadProgress | None = None, **options: Any) -> None:
-        self.model: Model = assemble(from_kwargs({"model": model, **options}), progress)
+        self.model: Model = assemble(from_kwargs({"model": model, **options}), progress, _import_rest)
+        from penstock.frontend import Frontend
+
         self.frontend = Frontend(self.model.engine, self.model.tokenizer, self.model.adapters)
         self._ids = itertools.count()
 
@@ -90,6 +94,8 @@ class LLM:
         **options: Any,
     ) -> list[RequestOutput]:
         """Answer one conversation or many, rendered with the checkpoint's chat template (or ``chat_template``)."""
+        from penstock.chat import render
+
         many = [messages] if not messages or isinstance(messages[0], Mapping) else messages
         encoded = [
             render(
@@ -149,6 +155,8 @@ class LLM:
 
         Closing the iterator frees the request.
         """
+        from penstock.chat import render
+
         if not isinstance(prompt, str | Mapping) and len(prompt) > 0 and isinstance(prompt[0], Mapping):
             encoded = render(self.model, prompt)  # type: ignore[arg-type]
         else:
@@ -169,6 +177,8 @@ class LLM:
         """A vector for each prompt: of its last token (``pooling="last"``) or the ``"mean"`` of all, after the final
         norm; of length 1 unless ``normalize`` is false. The same bits alone and in company, in one chunk or many.
         """
+        from penstock.frontend import POOLED, embedding
+
         encoded = [self.frontend.encode(p) for p in _inputs(prompts, None)]
         found = self._run(encoded, [POOLED] * len(encoded), use_tqdm, {**options, "pooling": pooling}, adapter)
         return [embedding(output, normalize) for output in found]
@@ -198,6 +208,8 @@ class LLM:
 
         Raises ``RequestError`` for less than two tokens.
         """
+        from penstock.watermark import detect
+
         mark = self.model.engine.watermark
         ids = self.get_tokenizer().encode(text, add_special_tokens=False) if isinstance(text, str) else text
         return detect(ids, mark.vocab_size, mark.gamma)
@@ -271,6 +283,12 @@ class LLM:
             self.frontend.cancel(request_id)
 
 
+def _import_rest() -> None:
+    """What is needed behind the weights only: imported while they are packed."""
+    for name in ("adapters", "chat", "frontend"):
+        import_module(f"penstock.{name}")
+
+
 def _each(adapter: str | Sequence[str | None] | None, count: int) -> list[str | None]:
     """One adapter for all prompts, or one each."""
     if adapter is None or isinstance(adapter, str):
@@ -317,6 +335,8 @@ def _inputs(prompts: Any, token_ids: Any) -> list[PromptInput]:
 
 def _raise_error(output: RequestOutput) -> None:
     if output.error is not None:
+        from penstock.frontend import failure
+
         raise failure(output)
 
 

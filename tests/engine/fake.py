@@ -24,6 +24,8 @@ VOCAB = 97
 class FakeExecutor:
     program = Program("fake", (), {}, {}, (), {})
 
+    takes_words = False
+
     def __init__(self, num_blocks: int = 64, block_size: int = 4, max_tokens: int = 4096) -> None:
         self.limits = Limits(max_tokens, 256, 4096, 1 << 20, num_blocks, block_size, "f32")
         self.cache = np.full(num_blocks * block_size, -1, np.int64)

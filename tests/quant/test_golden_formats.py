@@ -15,7 +15,7 @@ from penstock.models.decoder import build
 from penstock.models.registry import resolve
 from penstock.quant.dequantise import dequantise
 from penstock.quant.formats import check
-from penstock.quant.scheme import WeightData
+from penstock.quant.scheme import WORDS, WeightData
 from tests.harness import EXECUTORS, open_runner
 from tests.helpers import golden
 
@@ -33,13 +33,13 @@ FORMATS = {
 ACT = {"w8a8": "int8", "fp8": "fp8"}
 
 
-def weights(folder: Path) -> dict[str, WeightData]:
+def weights(folder: Path, words: bool = False) -> dict[str, WeightData]:
     """All weights by canonical name."""
     with Checkpoint.open(folder) as checkpoint:
         family = resolve(checkpoint.config)
         architecture = family.architecture(checkpoint.config)
         rules = family.rules(architecture, checkpoint.config)
-        return {spec.name: data for spec, data in stream_weights(checkpoint, build(architecture), rules)}
+        return {spec.name: data for spec, data in stream_weights(checkpoint, build(architecture), rules, words=words)}
 
 
 def original(name: str) -> str:
@@ -72,6 +72,20 @@ def test_logits_and_tokens(name: str, executor: str) -> None:
             ids = arrays[f"{prompt}_ids"]
             assert np.abs(runner.prefill(ids) - arrays[f"{prompt}_logits"]).max() < 1e-4
             assert runner.greedy(ids, 24) == arrays[f"{prompt}_greedy"].tolist()
+
+
+@pytest.mark.parametrize("activation", ["float", "int8"])
+@pytest.mark.parametrize("name", [name for name, fmt in FORMATS.items() if fmt == "int4"])
+def test_words_packed_as_such_give_the_bits_of_rows(name: str, activation: str) -> None:
+    quantised = [data for data in weights(golden(name) / "ckpt", words=True).values() if data.format == "int4"]
+    packed = sum(WORDS in data.arrays for data in quantised)
+    assert packed == (len(quantised) if ("awq" in name or "gptq" in name) and "_desc_" not in name else 0)
+    ids = np.load(golden(name) / "golden.npz")["p0_ids"]
+    found = []
+    for words in (False, True):
+        with open_runner(golden(name) / "ckpt", "native", words=words, activation=activation) as runner:
+            found.append(runner.prefill(ids))
+    assert np.array_equal(found[0], found[1])
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +25,7 @@ from penstock.models.rules import Permute, Rule, Transform, Transpose
 from penstock.quant.detect import detect
 from penstock.quant.formats import FORMATS, check, unsaid
 from penstock.quant.onthefly import Convert
-from penstock.quant.scheme import Scheme, SchemeFor, WeightData
+from penstock.quant.scheme import Scheme, SchemeFor, WeightData, WordScheme
 
 
 def dense(name: str) -> Scheme:
@@ -39,19 +40,21 @@ def stream_weights(
     scheme_for: SchemeFor | None = None,
     progress: Progress | None = None,
     convert: Convert | None = None,
+    words: bool = False,
 ) -> Iterator[tuple[WeightSpec, WeightData]]:
     """Each weight of ``program``, in its order, in the format that its scheme gives.
 
     ``scheme_for`` and ``convert`` come from `quant.detect`, which is asked what the configuration says when the first
     is absent. The arrays are valid until the next weight is asked for, or as long as ``checkpoint`` is open; most are
     views of the file. Names and shapes are checked at once, before this returns: `WeightsError` tells all that does
-    not fit. ``progress`` is called with (bytes read, bytes in all).
+    not fit. ``progress`` is called with (bytes read, bytes in all). ``words``: 4-bit codes may come as the file's words
+    (`quant.scheme.WordScheme`) where a weight is one whole tensor.
     """
     if checkpoint.weights is None:
         raise CheckpointError(f"{checkpoint.path}: opened without its weights; open it with weights=True")
     scheme_for = scheme_for or detect(checkpoint.config, checkpoint.weights).scheme_for
     recipes = plan(checkpoint.weights, program, rules, scheme_for)
-    return _Loader(checkpoint.weights, recipes, progress, convert).stream()
+    return _Loader(checkpoint.weights, recipes, progress, convert, words).stream()
 
 
 class _Loader:
@@ -61,7 +64,9 @@ class _Loader:
         recipes: Sequence[Recipe],
         progress: Progress | None,
         convert: Convert | None,
+        words: bool,
     ) -> None:
+        self.words = words
         self.source, self.recipes, self.progress, self.convert = source, recipes, progress, convert
         self.uses = Counter(tensor.name for recipe in recipes for tensor in recipe.tensors)
         tensors = {tensor.name: tensor for recipe in recipes for tensor in recipe.tensors}
@@ -71,7 +76,7 @@ class _Loader:
 
     def stream(self) -> Iterator[tuple[WeightSpec, WeightData]]:
         for recipe in self.recipes:
-            data = self._stacked(recipe) if recipe.rule.stack else self._tensor(recipe.tensors[0], recipe.rule)
+            data = self._stacked(recipe) if recipe.rule.stack else self._one(recipe)
             if recipe.rows is not None:
                 data = data.rows(recipe.rows)
             if data.shape != recipe.spec.shape:
@@ -83,6 +88,17 @@ class _Loader:
             del data
             for tensor in recipe.tensors:
                 self._finish(tensor)
+
+    def _one(self, recipe: Recipe) -> WeightData:
+        """The tensor of a recipe without a stack: as words if it is whole and they are wanted."""
+        tensor, scheme = recipe.tensors[0], recipe.tensors[0].scheme
+        whole = recipe.rows is None and not recipe.rule.transforms and self.uses[tensor.name] == 1
+        if self.words and whole and isinstance(scheme, WordScheme):
+            with _naming(tensor):
+                data = scheme.words(tensor.spec, {part: self.source.get(name) for part, name in tensor.parts.items()})
+            if data is not None:
+                return data
+        return self._tensor(tensor, recipe.rule)
 
     def _tensor(self, tensor: Tensor, rule: Rule) -> WeightData:
         """The whole source tensor, transformed; shared by all targets of a split."""
@@ -132,6 +148,16 @@ class _Loader:
             self.source.release(name)
 
 
+@contextmanager
+def _naming(tensor: Tensor) -> Iterator[None]:
+    """What a scheme refuses, with the tensor's name."""
+    try:
+        yield
+    except CheckpointError as error:
+        why = "the checkpoint is damaged, or its config.json is another's"
+        raise type(error)(f"{tensor.name}: {error}; {why}") from error
+
+
 def _kind(data: WeightData) -> tuple[object, ...]:
     """What experts must have in common."""
     return data.format, data.shape, dict(data.params)
@@ -142,13 +168,10 @@ def _transformed(tensor: Tensor, arrays: Mapping[str, Array], transforms: Sequen
     for transform in transforms:
         if isinstance(transform, Transpose) and plain and arrays["weight"].ndim == 2:
             arrays = {"weight": arrays["weight"].T}
-    try:
+    with _naming(tensor):
         data = tensor.scheme.build(tensor.spec, arrays)
         if not plain and data.format in FORMATS:
             check(data, tensor.scheme.name)
-    except CheckpointError as error:
-        why = "the checkpoint is damaged, or its config.json is another's"
-        raise type(error)(f"{tensor.name}: {error}; {why}") from error
     for transform in transforms:
         if isinstance(transform, Permute):
             data = data.rows(row_order(data.shape[0], transform))

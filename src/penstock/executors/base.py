@@ -86,6 +86,8 @@ class Executor(Protocol):
 
     program: Program
     limits: Limits
+    takes_words: bool
+    """Whether :meth:`load` takes 4-bit codes as a file's words (`quant.scheme.WordScheme`)."""
 
     @property
     def info(self) -> ExecutorInfo: ...

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from penstock.errors import CheckpointError
 from penstock.models.program import WeightSpec
 from penstock.quant.formats import groups_of
-from penstock.quant.parts import coded, group_size, matrix, part, scales_of, words_to_bytes
+from penstock.quant.parts import FLOATS, as_words, coded, group_size, matrix, part, scales_of, words_to_bytes
 from penstock.quant.scheme import Array, WeightData
 from penstock.quant.words import ORDER, awq_rows, by_rows
 
@@ -31,11 +31,23 @@ class AwqScheme:
     def parts(self, spec: WeightSpec) -> tuple[str, ...]:
         return ("qweight", "qzeros", "scales")
 
-    def build(self, spec: WeightSpec, tensors: Mapping[str, Array]) -> WeightData:
+    def words(self, spec: WeightSpec, tensors: Mapping[str, Array]) -> WeightData | None:
+        n, k, group = self._sizes(spec)
+        groups = groups_of(k, group)
+        part(tensors, "qweight", ("int32",), (k, n // 8))
+        part(tensors, "qzeros", ("int32",), (groups, n // 8))
+        part(tensors, "scales", FLOATS, (groups, n))
+        return as_words("awq", tensors, (n, k), group)
+
+    def _sizes(self, spec: WeightSpec) -> tuple[int, int, int]:
         n, k = matrix(spec.shape)
         group = group_size(self.group, k)
         if n % 8 or k % group or k % 2:
             raise CheckpointError(f"a weight of {n} x {k} cannot be AWQ in groups of {group}")
+        return n, k, group
+
+    def build(self, spec: WeightSpec, tensors: Mapping[str, Array]) -> WeightData:
+        n, k, group = self._sizes(spec)
         groups = groups_of(k, group)
         scales = by_rows(scales_of(tensors, "scales", (groups, n)))
         zeros = by_rows(unpack_columns(part(tensors, "qzeros", ("int32",), (groups, n // 8))).astype(np.float32))

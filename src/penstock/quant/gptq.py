@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from penstock.errors import CheckpointError
 from penstock.models.program import WeightSpec
 from penstock.quant.formats import groups_of
-from penstock.quant.parts import coded, group_size, matrix, part, scales_of, words_to_bytes
+from penstock.quant.parts import FLOATS, as_words, coded, group_size, matrix, part, scales_of, words_to_bytes
 from penstock.quant.scheme import Array, WeightData
 from penstock.quant.words import by_rows, transposed
 
@@ -36,12 +36,26 @@ class GptqScheme:
     def parts(self, spec: WeightSpec) -> tuple[str, ...]:
         return ("qweight", "qzeros?" if self.sym else "qzeros", "scales", "g_idx?")
 
-    def build(self, spec: WeightSpec, tensors: Mapping[str, Array]) -> WeightData:
-        n, k = matrix(spec.shape)
-        per, group = 32 // self.bits, group_size(self.group, k)
-        if k % per:
-            raise CheckpointError(f"{k} inputs are no whole number of words of {per} codes")
+    def words(self, spec: WeightSpec, tensors: Mapping[str, Array]) -> WeightData | None:
+        n, k, group = self._sizes(spec)
+        if self.bits != 4 or self._index(tensors, k, group) is not None:
+            return None
         groups = groups_of(k, group)
+        part(tensors, "qweight", ("int32",), (k // 8, n))
+        part(tensors, "scales", FLOATS, (groups, n))
+        if "qzeros" in tensors:
+            part(tensors, "qzeros", ("int32",), (groups, groups_of(n, 8)))
+        return as_words("gptq", tensors, (n, k), group, 0 if self.v2 else 1)
+
+    def _sizes(self, spec: WeightSpec) -> tuple[int, int, int]:
+        n, k = matrix(spec.shape)
+        if k % (32 // self.bits):
+            raise CheckpointError(f"{k} inputs are no whole number of words of {32 // self.bits} codes")
+        return n, k, group_size(self.group, k)
+
+    def build(self, spec: WeightSpec, tensors: Mapping[str, Array]) -> WeightData:
+        n, k, group = self._sizes(spec)
+        per, groups = 32 // self.bits, groups_of(k, group)
         scales = by_rows(scales_of(tensors, "scales", (groups, n)))
         qweight = part(tensors, "qweight", ("int32",), (k // per, n))
         codes = transposed(qweight) if self.bits == 4 else transposed(qweight, flip=0x80).view(np.int8)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import CheckpointError
 from penstock.quant.formats import groups_of
-from penstock.quant.scheme import Array, WeightData
+from penstock.quant.scheme import WORDS, Array, WeightData
 from penstock.quant.threads import in_pieces
 
 F32 = NDArray[np.float32]
@@ -73,6 +73,21 @@ def spread(scales: F32, n: int, k: int, block: tuple[int, int] | None = None, gr
 def words_to_bytes(words: Array) -> NDArray[np.uint8]:
     """int32 [rows, m] as bytes [rows, 4 m], the lowest byte of a word first."""
     return np.ascontiguousarray(words, dtype="<i4").view(np.uint8)
+
+
+def as_words(
+    layout: str, tensors: Mapping[str, Array], shape: tuple[int, int], group: int, plus: int = 0
+) -> WeightData | None:
+    """AWQ's or GPTQ's 4-bit tensors, of checked types and shapes, as they are; None where they must become rows."""
+    n, k = shape
+    words, scales, zeros = tensors["qweight"], tensors["scales"], tensors.get("qzeros")
+    given = [array for array in (words, scales, zeros) if array is not None]
+    if n % 16 or group % 8 or k % group or scales.dtype != np.float16 or not all(a.flags.c_contiguous for a in given):
+        return None
+    if ((scales.view(np.uint16) & 0x7C00) == 0x7C00).any():
+        raise CheckpointError("scales holds numbers that are not finite")
+    arrays = {WORDS: words, "word_scales": scales} | ({} if zeros is None else {"word_zeros": zeros})
+    return WeightData("int4", shape, arrays, params={"group": group, "layout": layout, "plus": plus})
 
 
 def _signed(codes: Array) -> Array:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,21 @@ class Scheme(Protocol):
 
     def build(self, spec: WeightSpec, tensors: Mapping[str, Array]) -> WeightData:
         """Canonical arrays from the tensors of :meth:`parts`. Raises ``CheckpointError`` naming what does not fit."""
+
+
+WORDS = "words"
+"""The role of 32-bit words of 4-bit codes as they are in a file, which an executor may pack as such."""
+
+
+@runtime_checkable
+class WordScheme(Scheme, Protocol):
+    """A scheme whose codes are words that need not become rows first."""
+
+    def words(self, spec: WeightSpec, tensors: Mapping[str, Array]) -> WeightData | None:
+        """The weight :meth:`build` gives, as the tensors have it: ``words``, ``word_scales`` float16 [groups, n] and
+        ``word_zeros`` (absent: all 8); ``params`` name the ``layout`` and what ``plus`` adds to a zero point. Output
+        rows are not the first axis of these, so they cannot be taken apart. None where only :meth:`build` will do.
+        Raises what that does."""
 
 
 SchemeFor = Callable[[str], Scheme]

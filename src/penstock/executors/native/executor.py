@@ -40,6 +40,8 @@ class NativeExecutor:
     engine frees keep their memory for their next owner, until the executor is closed.
     """
 
+    takes_words = True
+
     def __init__(
         self,
         program: Program,

@@ -14,7 +14,7 @@ from penstock.executors.native.lower import Loaded
 from penstock.models.program import WeightSpec
 from penstock.quant.formats import BLOCKS, CODES, DENSE
 from penstock.quant.rounding import PLAIN
-from penstock.quant.scheme import Array, WeightData
+from penstock.quant.scheme import WORDS, Array, WeightData
 
 BF16_ISAS = ("avx512",)
 """Instruction sets with a bfloat16 dot product."""
@@ -74,6 +74,11 @@ def _expert(data: WeightData, e: int) -> WeightData:
 def _add(core: Any, name: str, data: WeightData, inputs: str) -> int:
     if data.format in DENSE:
         return int(core.add_matrix(data.format, _rows(data.arrays["weight"])))
+    if WORDS in data.arrays:
+        roles = (data.arrays.get(role) for role in (WORDS, "word_zeros", "word_scales"))
+        words, zeros, scales = (None if a is None else a.view(f"u{a.itemsize}") for a in roles)
+        params = data.params
+        return int(core.add_words(params["layout"], words, zeros, scales, int(params["group"]), int(params["plus"])))
     if PLAIN in data.arrays:
         plain = data.arrays[PLAIN]
         fmt, bits = NAMES[plain.dtype.name], int(data.format.removeprefix("int"))

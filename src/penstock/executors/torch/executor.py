@@ -35,6 +35,8 @@ from penstock.types import F32, I64, Batch, StepOutput
 class TorchExecutor:
     """Runs any program, fused or not, as it stands; both modes are one. Implements ``executors.base.Executor``."""
 
+    takes_words = False
+
     def __init__(
         self, program: Program, limits: Limits, *, compute: str = "auto", threads: int = 0, isa: str | None = None,
         mode: str = "dynamic", activation: str = "auto",
