@@ -11,19 +11,18 @@
 namespace penstock {
 namespace {
 
-constexpr int kStepGroups = kStepRows / 16;
+constexpr int kStepGroups = kStepRows / 16, kSpanGroups = kSpanRows / 16, kSpanSteps = kSpanRows / kStepRows;
 
-// Groups in flight for so many query rows: what the registers hold, and divides a step.
+// Groups in flight for so many query rows: what the registers hold, and divides a span.
 constexpr int attend_tiles(int rows) {
     const int n = kAccumulators / rows;
     return n >= 4 ? 4 : n >= 2 ? 2 : 1;
 }
-// Vectors of a value row in flight, at most: whole rows where that can be, since memory comes fastest in its order
-// (measured for rows of 128 bf16: halves of rows 13 GB/s, whole rows 32). And query rows for so many vectors.
-constexpr int kValueTiles = kAccumulators >= 16 ? 8 : kAccumulators >= 6 ? 2 : 1;
-constexpr int value_rows(int tiles) { return tiles == 8 ? 2 : kAccumulators / tiles; }
+// Vectors of a value row in flight, at most: those of a chunk, where the registers hold them for some query rows.
+constexpr int kValueTiles = kAccumulators >= 16 ? kValueChunk / 16 : kAccumulators >= 6 ? 2 : 1;
+constexpr int value_rows(int tiles) { return kAccumulators / tiles; }
 
-// Values lie in units of kRows rows: [16 / kRows][head_dim][kRows]; a line of them is 16 elements of a unit.
+// A line of values is 16 elements of a unit of kRows rows.
 template <KVType>
 struct Cache;
 
@@ -63,20 +62,13 @@ struct Cache<KVType::i8> {
         return load_i8(some);
     }
 };
-// Of a group, before its rows: their scales.
-constexpr int cache_head(KVType type) { return type == KVType::i8 ? 64 : 0; }
+// Before the elements of so many rows: their scales.
+constexpr int64_t cache_head(KVType type, int rows) { return type == KVType::i8 ? rows * 4 : 0; }
 
-template <KVType type>
-inline F add_weighted(F acc, const typename Cache<type>::Line& line, uint32_t weight) {
-    if constexpr (type == KVType::bf16)
-        return dot(acc, line, broadcast_line(weight));
-    else
-        return fma(set(__builtin_bit_cast(float, weight)), line, acc);
-}
-
-// Scores of R query rows and T groups, to scores + r * kStepRows + t * 16: lanes are cache rows.
+// Scores of R query rows and T groups, to scores + r * kSpanRows + t * 16: lanes are cache rows. A group's lines lie
+// one in `every`.
 template <KVType type, int R, int T>
-inline void score_groups(int64_t head_dim, const uint32_t* q, const std::byte* const* keys, float* scores) {
+inline void score_groups(int64_t head_dim, int every, const uint32_t* q, const std::byte* const* keys, float* scores) {
     using S = typename Cache<type>::Keys;
     static_assert(S::kWords == 1);
     const std::byte* w[T];
@@ -87,13 +79,19 @@ inline void score_groups(int64_t head_dim, const uint32_t* q, const std::byte* c
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 16
         for (int t = 0; t < T; t++) acc[r][t] = zero();
-    const int64_t bytes = head_dim / S::kInputs * S::kBytes;
-    for (int64_t i = 0; i < bytes; i += S::kBytes, q += R) {
+    static_assert(S::kBytes == kv_line_bytes(type));
+    const int64_t step = every * S::kBytes, bytes = head_dim / S::kInputs * step;
+    for (int64_t i = 0; i < bytes; i += step, q += R) {
         typename S::Weights line[T];
 #pragma GCC unroll 16
         for (int t = 0; t < T; t++) line[t] = S::load(w[t] + i);
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++) {
+            if constexpr (T <= 2) {  // memory is what is waited for
+#pragma GCC unroll 16
+                for (int t = 0; t < T; t++) acc[r][t] = add_word(acc[r][t], line[t], q + r);
+                continue;
+            }
             const auto x = S::word(q[r]);
 #pragma GCC unroll 16
             for (int t = 0; t < T; t++) acc[r][t] = S::template add<0>(acc[r][t], line[t], x);
@@ -102,22 +100,22 @@ inline void score_groups(int64_t head_dim, const uint32_t* q, const std::byte* c
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 16
-        for (int t = 0; t < T; t++) store(scores + r * kStepRows + t * 16, acc[r][t]);
+        for (int t = 0; t < T; t++) store(scores + r * kSpanRows + t * 16, acc[r][t]);
 }
 
 // The same of bytes; q as fill_panel makes it.
 template <int R, int T>
-inline void score_bytes(int64_t head_dim, const uint32_t* q, const std::byte* const* keys, float* scores) {
+inline void score_bytes(int64_t head_dim, int every, const uint32_t* q, const std::byte* const* keys, float* scores) {
     const std::byte* w[T];
 #pragma GCC unroll 16
-    for (int t = 0; t < T; t++) w[t] = keys[t] + cache_head(KVType::i8);
+    for (int t = 0; t < T; t++) w[t] = keys[t] + cache_head(KVType::i8, 16 * every);
     I acc[R][T];
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 16
         for (int t = 0; t < T; t++) acc[r][t] = set_i(static_cast<int32_t>(q[R + r]));
     const uint32_t* a = q + 2 * R;
-    for (int64_t i = 0; i < head_dim * 16; i += 64, a += R) {
+    for (int64_t i = 0; i < head_dim * 16 * every; i += 64 * every, a += R) {
         Codes line[T];
 #pragma GCC unroll 16
         for (int t = 0; t < T; t++) line[t] = load_codes(w[t] + i);
@@ -133,106 +131,142 @@ inline void score_bytes(int64_t head_dim, const uint32_t* q, const std::byte* co
         const F scale = load(reinterpret_cast<const float*>(keys[t]));
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++)
-            store(scores + r * kStepRows + t * 16,
+            store(scores + r * kSpanRows + t * 16,
                   to_float(acc[r][t]) * (scale * set(__builtin_bit_cast(float, q[r]))));
     }
 }
 
-// What a sum of values goes over: rows begin <= row < end of a step, of which group g lies at values[g].
+// What a sum of values goes over: rows begin <= row < end of a span, of which group g is in the tile at
+// values[g] + offset.
 struct ValueRows {
     const std::byte* const* values;
-    int begin, end;
+    int64_t offset;
+    int tile, begin, end;
+};
+// Of it elements chunk ... chunk + width of a head.
+struct ValueChunk {
+    int64_t chunk, width;
 };
 
-// y[r] = y[r] * scale[r] + sum of weight[r][row] * value[row], for T x 16 elements from d on (n, where kTail).
+// What of a line counts: beside the rows seen may be anything.
+struct BothRows {
+    static constexpr bool kEven = true, kOdd = true;
+    template <class L>
+    L operator()(const L& line) const {
+        return line;
+    }
+};
+struct EvenRow {
+    static constexpr bool kEven = true, kOdd = false;
+    Line operator()(const Line& line) const { return even_only(line); }
+};
+struct OddRow {
+    static constexpr bool kEven = false, kOdd = true;
+    Line operator()(const Line& line) const { return odd_only(line); }
+};
+
+// Calls f(unit of the span, its elements of the chunk, what of them counts) for all units.
+template <KVType type, class Function>
+inline void for_units(const ValueRows& v, const ValueChunk& c, Function f) {
+    using C = Cache<type>;
+    constexpr int kUnit = C::kRows;
+    for (int row = v.begin; row < v.end;) {
+        const int in = row & (v.tile - 1), left = v.tile - in, rows = v.end - row < left ? v.end - row : left;
+        const std::byte* p = v.values[row / 16] + v.offset + cache_head(type, v.tile) +
+                             (c.chunk * v.tile + in / kUnit * c.width * kUnit) * (C::kBytes / kUnit);
+        const int64_t step = c.width * C::kBytes;
+        int unit = row / kUnit;
+        const int last = (row + rows) / kUnit;
+        if constexpr (kUnit == 2) {
+            if (row % 2 != 0) f(unit++, p, OddRow{}), p += step;
+        }
+        for (; unit < last; unit++, p += step) f(unit, p, BothRows{});
+        row += rows;
+        if constexpr (kUnit == 2) {
+            if (row % 2 != 0) f(last, p, EvenRow{});
+        }
+    }
+}
+
+// y[r] = y[r] * scale[r] + sum of weight[r][row] * value[row], for T x 16 elements from d on (n, where kTail) of a
+// chunk. Each line meets all query rows before the next is loaded: memory is asked for at an even pace.
 template <KVType type, int R, int T, bool kTail>
-inline void add_values(int64_t head_dim, const ValueRows& v, const uint32_t* weights, const float* scale, float* y,
+inline void add_values(const ValueRows& v, const ValueChunk& c, const uint32_t* weights, const float* scale, float* y,
                        int64_t ldy, int64_t d, int n) {
     using C = Cache<type>;
-    constexpr int kUnits = 16 / C::kRows;  // of a group
     F acc[R][T];
+    y += c.chunk + d;
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+        for (int t = 0; t < T; t++) acc[r][t] = load(y + r * ldy + t * 16);
+    if (scale != nullptr) {
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+            for (int t = 0; t < T; t++) acc[r][t] = acc[r][t] * set(scale[r]);
+    }
+    for_units<type>(v, c, [&](int unit, const std::byte* p, auto part) {
+        p += d * C::kBytes;
 #pragma GCC unroll 16
         for (int t = 0; t < T; t++) {
-            acc[r][t] = load(y + r * ldy + d + t * 16);
-            if (scale != nullptr) acc[r][t] = acc[r][t] * set(scale[r]);
+            const typename C::Line line = part(kTail ? C::load(p, n) : C::load(p + t * 16 * C::kBytes));
+#pragma GCC unroll 16
+            for (int r = 0; r < R; r++) acc[r][t] = add_word(acc[r][t], line, weights + r * kSpanRows + unit);
         }
-    const auto add = [&](int unit, auto part) {
-        const auto place = static_cast<unsigned>(unit);
-        const std::byte* p = v.values[place / kUnits] + cache_head(type) + (place % kUnits * head_dim + d) * C::kBytes;
-        typename C::Line line[T];
-#pragma GCC unroll 16
-        for (int t = 0; t < T; t++) line[t] = part(kTail ? C::load(p, n) : C::load(p + t * 16 * C::kBytes));
-#pragma GCC unroll 16
-        for (int r = 0; r < R; r++) {
-            uint32_t weight;
-            std::memcpy(&weight, weights + r * kStepRows + unit, 4);
-#pragma GCC unroll 16
-            for (int t = 0; t < T; t++) acc[r][t] = add_weighted<type>(acc[r][t], line[t], weight);
-        }
-    };
-    const auto all = [](const typename C::Line& line) { return line; };
-    int unit = v.begin / C::kRows;
-    const int last = v.end / C::kRows;
-    if constexpr (C::kRows == 2) {  // what lies beside the rows seen may be anything
-        if (v.begin % 2 != 0) add(unit++, [](const auto& line) { return odd_only(line); });
-    }
-    for (; unit < last; unit++) add(unit, all);
-    if constexpr (C::kRows == 2) {
-        if (v.end % 2 != 0) add(last, [](const auto& line) { return even_only(line); });
-    }
+    });
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 16
-        for (int t = 0; t < T; t++) store(y + r * ldy + d + t * 16, acc[r][t]);
+        for (int t = 0; t < T; t++) store(y + r * ldy + t * 16, acc[r][t]);
 }
 
 // The same for any number of rows, in portions that the registers hold.
 template <KVType type, int R, int T, bool kTail = false>
-inline void add_rows(int64_t head_dim, const ValueRows& v, const uint32_t* weights, const float* scale, float* y,
+inline void add_rows(const ValueRows& v, const ValueChunk& c, const uint32_t* weights, const float* scale, float* y,
                      int64_t ldy, int64_t d, int n = 16) {
     constexpr int kMost = value_rows(T), kPortions = (R + kMost - 1) / kMost, kNow = (R + kPortions - 1) / kPortions;
-    add_values<type, kNow, T, kTail>(head_dim, v, weights, scale, y, ldy, d, n);
+    add_values<type, kNow, T, kTail>(v, c, weights, scale, y, ldy, d, n);
     if constexpr (R > kNow)
-        add_rows<type, R - kNow, T, kTail>(head_dim, v, weights + kNow * kStepRows,
-                                           scale == nullptr ? nullptr : scale + kNow, y + kNow * ldy, ldy, d, n);
+        add_rows<type, R - kNow, T, kTail>(v, c, weights + kNow * kSpanRows, scale == nullptr ? nullptr : scale + kNow,
+                                           y + kNow * ldy, ldy, d, n);
 }
 
 template <KVType type, int R>
 void add_head(int64_t head_dim, const ValueRows& v, const uint32_t* weights, const float* scale, float* y,
               int64_t ldy) {
-    int64_t d = 0;
-    for (; d + 16 * kValueTiles <= head_dim; d += 16 * kValueTiles)
-        add_rows<type, R, kValueTiles>(head_dim, v, weights, scale, y, ldy, d);
-    if constexpr (kValueTiles > 4) {
-        if (d + 64 <= head_dim) add_rows<type, R, 4>(head_dim, v, weights, scale, y, ldy, d), d += 64;
+    for (ValueChunk c{0, kValueChunk}; c.chunk < head_dim; c.chunk += kValueChunk) {
+        c.width = head_dim - c.chunk < kValueChunk ? head_dim - c.chunk : kValueChunk;
+        int64_t d = 0;
+        for (; d + 16 * kValueTiles <= c.width; d += 16 * kValueTiles)
+            add_rows<type, R, kValueTiles>(v, c, weights, scale, y, ldy, d);
+        if constexpr (kValueTiles > 1)
+            for (; d + 16 <= c.width; d += 16) add_rows<type, R, 1>(v, c, weights, scale, y, ldy, d);
+        if (d < c.width) add_rows<type, R, 1, true>(v, c, weights, scale, y, ldy, d, static_cast<int>(c.width - d));
     }
-    if constexpr (kValueTiles > 1)
-        for (; d + 16 <= head_dim; d += 16) add_rows<type, R, 1>(head_dim, v, weights, scale, y, ldy, d);
-    if (d < head_dim)
-        add_rows<type, R, 1, true>(head_dim, v, weights, scale, y, ldy, d, static_cast<int>(head_dim - d));
 }
 
-// Whether the values of rows begin <= row < end are all numbers.
+// Whether the values of some rows are all numbers.
 template <KVType type>
-bool all_finite(int64_t head_dim, const std::byte* const* values, int begin, int end) {
+bool all_finite(int64_t head_dim, const ValueRows& v) {
     if constexpr (type == KVType::i8) return true;
     using C = Cache<type>;
     F nothing = zero();  // x - x is 0 for a number, NaN for the rest
-    for (int row = begin; row < end; row++) {
-        const std::byte* p = values[row / 16] + row % 16 / C::kRows * head_dim * C::kBytes;
-        for (int64_t d = 0; d < head_dim; d += 16) {
-            const int n = static_cast<int>(head_dim - d < 16 ? head_dim - d : 16);
-            if constexpr (C::kRows == 2) {
-                const Pairs pair = load_pairs(reinterpret_cast<const uint32_t*>(p + d * C::kBytes), n);
-                const F v = row % 2 != 0 ? pair.odd : pair.even;
-                nothing = nothing + (v - v);
-            } else {
-                const F v = C::load(p + d * C::kBytes, n);
-                nothing = nothing + (v - v);
+    for (ValueChunk c{0, kValueChunk}; c.chunk < head_dim; c.chunk += kValueChunk) {
+        c.width = head_dim - c.chunk < kValueChunk ? head_dim - c.chunk : kValueChunk;
+        for_units<type>(v, c, [&](int, const std::byte* p, auto part) {
+            for (int64_t d = 0; d < c.width; d += 16) {
+                const int n = static_cast<int>(c.width - d < 16 ? c.width - d : 16);
+                if constexpr (type == KVType::bf16) {
+                    const Pairs pair = load_pairs(reinterpret_cast<const uint32_t*>(p + d * C::kBytes), n);
+                    if constexpr (part.kEven) nothing = nothing + (pair.even - pair.even);
+                    if constexpr (part.kOdd) nothing = nothing + (pair.odd - pair.odd);
+                } else {
+                    const F x = part(C::load(p + d * C::kBytes, n));
+                    nothing = nothing + (x - x);
+                }
             }
-        }
+        });
     }
     return sum(nothing) == 0;
 }

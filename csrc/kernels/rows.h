@@ -125,44 +125,53 @@ inline float to_bytes(const float* x, int64_t n, int8_t* to) {
     round_to_bytes(x, n, n, set(most > 0 ? 127.0f / most : 0.0f), to);
     return most / 127.0f;
 }
-void store_head_bytes(const float* k, const float* v, int64_t head_dim, int lane, std::byte* keys, std::byte* values) {
+// Where elements d ... (of one chunk) of row `row` of a tile's values lie, rows in units of `unit`.
+inline int64_t value_place(int64_t head_dim, int64_t d, int row, int rows, int unit) {
+    const int64_t chunk = d / kValueChunk * kValueChunk,
+                  width = head_dim - chunk < kValueChunk ? head_dim - chunk : kValueChunk;
+    return chunk * rows + (row / unit * width + d - chunk) * unit + row % unit;
+}
+
+void store_head_bytes(const float* k, const float* v, int64_t head_dim, int row, int rows, std::byte* keys,
+                      std::byte* values) {
     int8_t bytes[kHeadLimit + 16];
     float scale = to_bytes(k, head_dim, bytes);
-    std::memcpy(keys + lane * 4, &scale, 4);
+    std::memcpy(keys + row * 4, &scale, 4);
     std::memset(bytes + head_dim, 0, 4);
     for (int64_t d = 0; d < head_dim; d += 4) {
         uint32_t word;
         std::memcpy(&word, bytes + d, 4);
         word ^= 0x80808080;  // plus 128
-        std::memcpy(keys + 64 + (d * 16 + lane * 4), &word, 4);
+        std::memcpy(keys + rows * 4 + (d * rows + row * 4), &word, 4);
     }
     scale = to_bytes(v, head_dim, bytes);
-    std::memcpy(values + lane * 4, &scale, 4);
-    std::memcpy(values + 64 + lane * head_dim, bytes, static_cast<size_t>(head_dim));
+    std::memcpy(values + row * 4, &scale, 4);
+    for (int64_t d = 0; d < head_dim; d += kValueChunk)
+        std::memcpy(values + rows * 4 + value_place(head_dim, d, row, rows, 1), bytes + d,
+                    static_cast<size_t>(head_dim - d < kValueChunk ? head_dim - d : kValueChunk));
 }
 
-// Keys lie [head_dim / e][16][e], values [16 / e][head_dim][e] with e = 2 for bf16, else 1.
-void store_head(KVType type, const float* k, const float* v, int64_t head_dim, int lane, std::byte* keys,
+// As KVLayer says (ops/ops.h).
+void store_head(KVType type, const float* k, const float* v, int64_t head_dim, int row, int rows, std::byte* keys,
                 std::byte* values) {
-    if (type == KVType::i8) return store_head_bytes(k, v, head_dim, lane, keys, values);
-    if (type == KVType::f32) {
-        for (int64_t d = 0; d < head_dim; d++) std::memcpy(keys + (d * 16 + lane) * 4, k + d, 4);
-        std::memcpy(values + lane * head_dim * 4, v, static_cast<size_t>(head_dim) * 4);
-        return;
-    }
+    if (type == KVType::i8) return store_head_bytes(k, v, head_dim, row, rows, keys, values);
     uint16_t half[16];
     for (int64_t d = 0; d < head_dim; d += 16) {
         const int n = tail(head_dim, d);
-        if (type == KVType::f16) {
+        std::byte* to =
+            values + value_place(head_dim, d, row, rows, type == KVType::bf16 ? 2 : 1) * (type == KVType::f32 ? 4 : 2);
+        if (type == KVType::f32) {
+            for (int j = 0; j < n; j++) std::memcpy(keys + ((d + j) * rows + row) * 4, k + d + j, 4);
+            std::memcpy(to, v + d, static_cast<size_t>(n) * 4);
+        } else if (type == KVType::f16) {
             store_f16(half, load(k + d, n), n);
-            for (int j = 0; j < n; j++) std::memcpy(keys + ((d + j) * 16 + lane) * 2, half + j, 2);
-            store_f16(reinterpret_cast<uint16_t*>(values) + lane * head_dim + d, load(v + d, n), n);
+            for (int j = 0; j < n; j++) std::memcpy(keys + ((d + j) * rows + row) * 2, half + j, 2);
+            store_f16(reinterpret_cast<uint16_t*>(to), load(v + d, n), n);
         } else {
             store_bf16(half, load(k + d, n), n);
-            for (int j = 0; j < n; j += 2) std::memcpy(keys + ((d + j) * 16 + lane * 2) * 2, half + j, 4);
+            for (int j = 0; j < n; j += 2) std::memcpy(keys + ((d + j) * rows + row * 2) * 2, half + j, 4);
             store_bf16(half, load(v + d, n), n);
-            for (int j = 0; j < n; j++)
-                std::memcpy(values + ((lane / 2 * head_dim + d + j) * 2 + lane % 2) * 2, half + j, 2);
+            for (int j = 0; j < n; j++) std::memcpy(to + j * 4, half + j, 2);
         }
     }
 }

@@ -54,34 +54,41 @@ struct AttendPanel {
     const float* slopes;    // [rows] or null: alibi, to base 2
     const float* distance;  // [rows] partition's first row - the query's row
     // Working memory
-    float* scores;      // [rows][kStepRows]
-    uint32_t* weights;  // [rows][kStepRows] words, those of bf16 in the first half
-    float* masses;      // [rows][16]
+    float* scores;        // [rows][kSpanRows]
+    uint32_t* weights;    // [rows][kSpanRows] words, those of bf16 in the first half
+    float* masses;        // [rows][16]
+    float (*shrink)[16];  // [kSpanRows / kStepRows]: at a step, what the rows' sums so far are worth
+    uint32_t shrunk;      // at which steps that is not 1
     // Results
     float* y;  // [rows][ldy], sum of weighted values (not yet divided)
     int64_t ldy;
-    float* peak;  // [rows] largest score; -infinity where nothing is seen (then y = 0)
+    float* peak;  // [rows] what weights are relative to; -infinity where nothing is seen (then y = 0)
     float* mass;  // [rows] sum of weights
 };
-// Panels that go through one partition together, a step of kStepRows rows at a time: in the order of memory, group by
-// group, head after head, for few query rows; or one panel alone that takes a step's groups side by side, for one of
-// many panels that find the partition in a cache.
+// How panels go through one partition.
+//   heads  for each block, head after head, its keys and then its values, a step at a time: two streams that go through
+//          memory in its order, where a block's tile is a step
+//   rows   a span's keys group by group, in each head after head, then its values: the order of memory for small blocks
+//   alone  one panel, a span's groups side by side: for one of many panels that find the partition in a cache
+enum class AttendOrder : uint8_t { heads, rows, alone };
 struct AttendRun {
     int64_t head_dim;
-    int groups;                    // groups of 16 cache rows in this partition
-    int known;                     // of which memory may be fetched early: those after the partition too
-    const std::byte* const* keys;  // [known] of the first kv head
-    const std::byte* const* values;
+    int groups;                      // groups of 16 cache rows in this partition
+    int known;                       // of which memory may be fetched early: those after the partition too
+    const std::byte* const* keys;    // [known] of the first kv head: the group's first line
+    const std::byte* const* values;  // [known] the tile that the group is in
+    int tile_rows;
+    int block_groups;
     float softcap;  // 0: none; else scores are to base e before it
-    bool in_order;
+    AttendOrder order;
     bool ahead;           // a panel alone is the first to read this partition: fetch memory early
     int64_t group_bytes;  // keys of one group of one head, and values
     AttendPanel* panels;
-    int count;
-    float (*shrink)[16];  // working memory, [count]
+    int count, head_panels;  // of all heads, and of each
 };
 constexpr int kHeadLimit = 512;  // largest head_dim
-constexpr int kStepRows = 128;   // scores are kept and rescaled for so many cache rows at once
+constexpr int kStepRows = 32;    // what weights are relative to may change after so many cache rows
+constexpr int kSpanRows = 128;   // scores are kept for so many at once, at most
 
 struct Kernels {
     const char* name;
@@ -111,8 +118,8 @@ struct Kernels {
     // One head: y = x with elements start .. start + dim rotated; y may be x.
     void (*rotate)(const float* x, const float* cs, int64_t head_dim, int64_t dim, int64_t start, bool interleaved,
                    float* y);
-    // One head's key and value into row `lane` of a cache group.
-    void (*store)(KVType, const float* k, const float* v, int64_t head_dim, int lane, std::byte* keys,
+    // One head's key and value into row `row` of a cache tile of `rows` rows.
+    void (*store)(KVType, const float* k, const float* v, int64_t head_dim, int row, int rows, std::byte* keys,
                   std::byte* values);
 
     void (*attend[kKVTypes])(const AttendRun&);

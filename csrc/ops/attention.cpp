@@ -16,7 +16,8 @@ namespace {
 
 constexpr int64_t kTaskRows = 48;  // query rows of a task, unless one token has more heads to a kv head
 constexpr int64_t kFewRows = 8;    // query rows of a kv head, for tokens to count as few
-constexpr int64_t kGroups = kPartition / 16;
+constexpr int64_t kGroups = kPartition / 16, kSpanGroups = kSpanRows / 16;
+constexpr int64_t kShrinks = kSpanRows / kStepRows * 16;  // of a panel
 constexpr float kLog2e = 1.44269504f;
 
 int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
@@ -57,8 +58,8 @@ struct Sizes {
           at_once(std::max<int64_t>(kRowsLimit, few * heads)),
           panels(at_once) {}
     int64_t floats() const {
-        return 2 * padded(rows * width) + padded(at_once * width) + 2 * padded(at_once * kStepRows) +
-               padded(at_once * 16) + 2 * padded(rows) + 4 * padded(at_once) + padded(panels * 16) + width;
+        return 2 * padded(rows * width) + padded(at_once * width) + 2 * padded(at_once * kSpanRows) +
+               padded(at_once * 16) + 2 * padded(rows) + 4 * padded(at_once) + panels * kShrinks + width;
     }
     int64_t bytes() const { return 4 * (floats() + 2 * padded(at_once)) + panels * sizeof(AttendPanel); }
     int64_t slot_floats() const { return rows * (width + 2); }
@@ -84,8 +85,8 @@ struct Attention {
         q = take(size.rows * size.width);
         sums = take(size.rows * size.width);
         part = take(size.at_once * size.width);
-        scores = take(size.at_once * kStepRows);
-        weights = take(size.at_once * kStepRows);
+        scores = take(size.at_once * kSpanRows);
+        weights = take(size.at_once * kSpanRows);
         lane_masses = take(size.at_once * 16);
         peaks = take(size.rows);
         masses = take(size.rows);
@@ -93,7 +94,7 @@ struct Attention {
         part_masses = take(size.at_once);
         distance = take(size.at_once);
         slopes = take(size.at_once);
-        shrink = reinterpret_cast<float (*)[16]>(take(size.panels * 16));
+        shrink = reinterpret_cast<float (*)[16]>(take(size.panels * kShrinks));
         line = take(size.width);
         from = reinterpret_cast<int32_t*>(take(size.at_once));
         to = reinterpret_cast<int32_t*>(take(size.at_once));
@@ -219,17 +220,17 @@ struct Attention {
         }
     }
 
-    // Where partition p's groups lie, from `begin` on: keys, values of the first kv head.
+    // Where partition p's groups lie: first line of keys, and the tile of values, of the first kv head.
     int64_t groups(const Task& t, int64_t p, const std::byte** keys, const std::byte** values) const {
-        const int64_t base = p * kPartition, block_size = a.cache.block_size;
+        const int64_t base = p * kPartition, block_size = a.cache.block_size, tile_rows = kv_tile_rows(block_size);
         const int64_t group_bytes = a.cache.head_bytes * 16 / block_size;
-        const int64_t known = std::min(kGroups + kStepRows / 16, ceil_div(t.seen_end - base, 16));
+        const int64_t known = std::min(kGroups + kSpanGroups, ceil_div(t.seen_end - base, 16));
         const int32_t* table = a.block_tables + t.seq * a.table_ld;
-        for (int64_t g = std::max<int64_t>(0, (t.seen_begin - base) / kStepRows * (kStepRows / 16)); g < known; g++) {
-            const int64_t row = base + g * 16;
-            const int64_t at = table[row / block_size] * a.cache.block_bytes + row % block_size / 16 * group_bytes;
-            keys[g] = a.cache.keys + at;
-            values[g] = a.cache.values + at;
+        for (int64_t g = std::max<int64_t>(0, (t.seen_begin - base) / kSpanRows * kSpanGroups); g < known; g++) {
+            const int64_t row = base + g * 16, block = table[row / block_size] * a.cache.block_bytes;
+            const int64_t tile = block + row % block_size / tile_rows * (tile_rows / 16) * group_bytes;
+            keys[g] = a.cache.keys + tile + row % tile_rows / 16 * kv_line_bytes(a.cache.type);
+            values[g] = a.cache.values + tile;
         }
         return known;
     }
@@ -237,7 +238,7 @@ struct Attention {
     // Kv heads first <= head < last of a task over partition p: done(row, y [width], peak, mass) for all their rows.
     template <class Function>
     void partition(const Task& t, int64_t p, int64_t first, int64_t last, Function done) const {
-        const std::byte *keys[kGroups + kStepRows / 16], *values[kGroups + kStepRows / 16];
+        const std::byte *keys[kGroups + kSpanGroups] = {}, *values[kGroups + kSpanGroups] = {};
         const int64_t base = p * kPartition, n = head_rows(t), each = head_panels(t);
         AttendRun run;
         run.head_dim = a.head_dim;
@@ -245,9 +246,13 @@ struct Attention {
         run.groups = static_cast<int>(std::min<int64_t>(kGroups, run.known));
         run.keys = keys;
         run.values = values;
+        run.tile_rows = static_cast<int>(kv_tile_rows(a.cache.block_size));
+        run.block_groups = static_cast<int>(a.cache.block_size / 16);
         run.softcap = a.softcap;
-        run.shrink = shrink;
         const bool together = t.tokens <= size.few;  // else panel after panel
+        // One query head has too little to compute for streams that take turns (measured: 22 GB/s, the others 24 to 26).
+        const bool turns = run.tile_rows % kStepRows == 0 && size.group > 1;
+        run.order = !together ? AttendOrder::alone : turns ? AttendOrder::heads : AttendOrder::rows;
         for (int64_t turn = 0; turn < (together ? 1 : each); turn++) {
             const int64_t begin = together ? first * each : turn, end = together ? last * each : turn + 1;
             int64_t at = 0;
@@ -255,15 +260,17 @@ struct Attention {
                 AttendPanel& b = panels[i - begin];
                 const int64_t head = i / each, row0 = panel_begin(t, i % each);
                 b.rows = static_cast<int>(panel_begin(t, i % each + 1) - row0);
-                set_panel(b, t, head, row0, base, at);
+                // One head's scores are done with when the next one's begin, but where all heads go row by row.
+                set_panel(b, t, head, row0, base, at, run.order == AttendOrder::heads ? row0 : at);
+                b.shrink = shrink + (i - begin) * (kShrinks / 16);
                 b.q = reinterpret_cast<const uint32_t*>(q) + (head * n + row0) * size.width;
                 at += b.rows;
             }
-            run.in_order = together;
             run.ahead = turn == 0;
             run.group_bytes = a.cache.head_bytes * 16 / a.cache.block_size;
             run.panels = panels;
             run.count = static_cast<int>(end - begin);
+            run.head_panels = static_cast<int>(each);
             kernels.attend[static_cast<int>(a.cache.type)](run);
             const int64_t row0 = begin / each * n + panel_begin(t, begin % each);
             for (int64_t i = 0; i < at; i++) done(row0 + i, part + i * size.width, part_peaks[i], part_masses[i]);
@@ -271,7 +278,8 @@ struct Attention {
     }
 
     // Rows row0 ... of a kv head, at place `at` of the working memory.
-    void set_panel(AttendPanel& b, const Task& t, int64_t head, int64_t row0, int64_t base, int64_t at) const {
+    void set_panel(AttendPanel& b, const Task& t, int64_t head, int64_t row0, int64_t base, int64_t at,
+                   int64_t scores_at) const {
         for (int64_t i = 0; i < b.rows; i++) {
             const int64_t row = t.row + (row0 + i) / size.group;
             from[at + i] = static_cast<int32_t>(std::clamp<int64_t>(seen_begin(row) - base, 0, kPartition));
@@ -285,8 +293,8 @@ struct Attention {
         b.end = to + at;
         b.slopes = a.alibi != nullptr ? slopes + at : nullptr;
         b.distance = distance + at;
-        b.scores = scores + at * kStepRows;
-        b.weights = reinterpret_cast<uint32_t*>(weights) + at * kStepRows;
+        b.scores = scores + scores_at * kSpanRows;
+        b.weights = reinterpret_cast<uint32_t*>(weights) + scores_at * kSpanRows;
         b.masses = lane_masses + at * 16;
         b.y = part + at * size.width;
         b.ldy = size.width;

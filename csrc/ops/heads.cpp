@@ -7,10 +7,11 @@ namespace {
 
 void store_head(const Kernels& kernels, const KVLayer& cache, int64_t slot, int64_t head, const float* k,
                 const float* v) {
-    const int64_t row = slot % cache.block_size;
-    const int64_t group_bytes = kv_group_bytes(cache.type, cache.head_dim);
-    const int64_t at = slot / cache.block_size * cache.block_bytes + head * cache.head_bytes + row / 16 * group_bytes;
-    kernels.store(cache.type, k, v, cache.head_dim, static_cast<int>(row % 16), cache.keys + at, cache.values + at);
+    const int64_t row = slot % cache.block_size, rows = kv_tile_rows(cache.block_size), first = row / rows * rows;
+    const int64_t at = slot / cache.block_size * cache.block_bytes + head * cache.head_bytes +
+                       first / 16 * kv_group_bytes(cache.type, cache.head_dim);
+    kernels.store(cache.type, k, v, cache.head_dim, static_cast<int>(row - first), static_cast<int>(rows),
+                  cache.keys + at, cache.values + at);
 }
 
 }  // namespace

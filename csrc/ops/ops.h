@@ -16,11 +16,16 @@ enum class NormKind : uint8_t { none, rms, layer };
 enum class Activation : uint8_t { none, silu, gelu, gelu_tanh, relu };
 enum class KVType : uint8_t { f32, f16, bf16, i8 };
 
-// Bytes of a head's group of 16 cache rows: its keys, or its values (KVLayer).
+// Bytes of 16 cache rows of a head: their keys, or their values (KVLayer).
 constexpr int64_t kv_group_bytes(KVType type, int64_t head_dim) {
     if (type == KVType::i8) return 64 + 16 * ((head_dim + 3) / 4 * 4);
     return head_dim * 16 * (type == KVType::f32 ? 4 : 2);
 }
+
+// Of 16 rows of a tile, the bytes of keys that lie together.
+constexpr int64_t kv_line_bytes(KVType type) { return type == KVType::f16 ? 32 : 64; }
+constexpr int64_t kv_tile_rows(int64_t block_size) { return block_size % 32 == 0 ? 32 : 16; }
+constexpr int64_t kValueChunk = 64;  // elements of a cached value that lie together
 
 struct Norm {
     NormKind kind = NormKind::none;
@@ -138,12 +143,12 @@ void lora(const Kernels&, const LoraArgs&, const Worker&);
 int64_t lora_shared_bytes(int64_t rows, int64_t rank);
 int64_t lora_scratch_bytes(int64_t k, int64_t rank);  // private, of each worker
 
-// One layer's cache. A block of `block_size` (a multiple of 16) rows holds, for each kv head, groups of 16 rows:
-//   keys    [group][head_dim / e][16][e]   e = 1 (f32, f16) or 2 (bf16): 16 rows are the lanes of one dot product
-//   values  [group][16 / e][head_dim][e]
-// so that a key group is a weight tile of 16 outputs, and a value group one of head_dim outputs. i8: a group begins
-// with the f32 scales of its 16 rows, then keys [head_dim / 4][16][4] plus 128, filled up with nothing; values
-// [16][head_dim].
+// One layer's cache. A block of `block_size` (a multiple of 16) rows holds, for each kv head, tiles of 32 rows (16
+// where that does not divide the block):
+//   keys    [head_dim / e][tile][e]                    e = 1 (f32, f16) or 2 (bf16): the rows are lanes of dot products
+//   values  [chunk of 64 elements][tile / e][64][e]    the last chunk may be narrower
+// so that sums for all rows, or of a chunk, as many as the registers hold, read memory in its order. i8: a tile begins
+// with the f32 scales of its rows, then keys [head_dim / 4][tile][4] plus 128, filled up with nothing.
 struct KVLayer {
     KVType type;
     int64_t kv_heads, head_dim, block_size;
@@ -184,7 +189,7 @@ struct StoreArgs {
 void store(const Kernels&, const StoreArgs&, const Worker&);
 
 // Causal attention of S sequences' new rows over their cached rows (the new ones are the last and already stored).
-// Reduction order: cache rows in groups of 16 from row 0 (or the window's first group), in fixed partitions of
+// Reduction order: cache rows upwards, in steps of 32 (kernels/attend_weights.h), in fixed partitions of
 // kPartition rows whose partial results are merged in order: the split over workers never shows in the bits.
 constexpr int64_t kPartition = 512;
 struct AttentionArgs {

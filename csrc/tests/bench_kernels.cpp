@@ -1,7 +1,7 @@
 // How fast linear and attention are, beside what the machine allows, probed in the same run.
 //   bench_kernels            a glance (small, under two seconds)
 //   bench_kernels full [n]   matrices larger than the caches, on n threads (default: all)
-//   bench_kernels full n attention
+//   bench_kernels full n NAME [block size [turns]]   the lines whose name has NAME in it
 // Best of many short calls, the kinds interleaved, since other processes take their share of a machine.
 #if defined(__x86_64__)
 #pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 warns of its own intrinsics
@@ -76,15 +76,17 @@ class SpinTeam {
 
 // Memory with huge pages where the system gives them.
 struct Pages {
-    std::byte* data;
+    static constexpr int64_t kHuge = 2 << 20;
+    std::byte *map, *data;
     int64_t size;
-    explicit Pages(int64_t n) : size((n + (2 << 20) - 1) >> 21 << 21) {
-        data = static_cast<std::byte*>(
-            mmap(nullptr, static_cast<size_t>(size), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    explicit Pages(int64_t n) : size((n + kHuge - 1) / kHuge * kHuge) {
+        map = static_cast<std::byte*>(mmap(nullptr, static_cast<size_t>(size + kHuge), PROT_READ | PROT_WRITE,
+                                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        data = map + (kHuge - static_cast<int64_t>(reinterpret_cast<uintptr_t>(map) % kHuge));
         madvise(data, static_cast<size_t>(size), MADV_HUGEPAGE);
         std::memset(data, 0, static_cast<size_t>(size));
     }
-    ~Pages() { munmap(data, static_cast<size_t>(size)); }
+    ~Pages() { munmap(map, static_cast<size_t>(size + kHuge)); }
 };
 
 #if defined(__x86_64__)
@@ -155,14 +157,17 @@ struct Line {
 
 class Bench {
   public:
-    Bench(const Kernels& kernels, int threads, bool full)
+    Bench(const Kernels& kernels, int threads, bool full, std::string only, int64_t block, int turns)
         : kernels_(kernels),
           team_(threads),
           full_(full),
+          only_(std::move(only)),
+          block_(block),
+          turns_(turns),
           x_(random_floats(kRows * kInputs, 1)),
           y_(kRows * kOutputs),
           shared_(64 << 20),
-          table_(static_cast<size_t>(kContext / kBlock)) {
+          table_(static_cast<size_t>(kSeqs * kContext / block)) {
         for (size_t i = 0; i < table_.size(); i++) table_[i] = static_cast<int32_t>(i);
     }
 
@@ -173,7 +178,9 @@ class Bench {
         for (int64_t m :
              full_ ? std::vector<int64_t>{1, 2, 3, 4, 6, 8, 12, 16, 32, 128, 512} : std::vector<int64_t>{1, 16}) {
             const int64_t columns = m < 32 ? n : n / 8;  // short calls: other processes interrupt long ones
-            lines_.push_back({name + " rows " + std::to_string(m), static_cast<double>(columns / 16 * tile),
+            const std::string line = name + " rows " + std::to_string(m);
+            if (line.find(only_) == std::string::npos) continue;
+            lines_.push_back({line, static_cast<double>(columns / 16 * tile),
                               2.0 * static_cast<double>(m * columns * k), act == Act::bf16, layers,
                               [=, this](const Worker& w, int64_t layer) {
                                   LinearArgs a{};
@@ -190,37 +197,53 @@ class Bench {
         }
     }
 
-    // One token over a cache (32 heads over 8 kv heads), or where context is 0 a prompt (8 heads over 2).
-    void add_attention(KVType type, const std::string& name, int64_t dim, int64_t length) {
-        const bool decode = length > 0;
-        const int64_t kv = decode ? 8 : 2, heads = 4 * kv;
-        const int64_t context = !full_ ? 64 : decode ? length : 512, queries = decode ? 1 : context;
-        const int64_t layers = !full_ ? 1 : std::max<int64_t>(2, (int64_t{96} << 20) / (2 * context * dim * kv * 2));
-        const int64_t head_bytes = kBlock / 16 * kv_group_bytes(type, dim),
-                      layer_bytes = context / kBlock * kv * head_bytes;
+    struct Shape {
+        KVType type;
+        const char* name;
+        int64_t dim, context;                 // 0: a prompt
+        int64_t group = 4, kv = 8, seqs = 1;  // query heads of a kv head
+    };
+    // One token of each sequence over its cache, or a prompt.
+    void add_attention(Shape s) {
+        const bool decode = s.context > 0;
+        if (!decode) s.kv = 2;
+        if (!full_ || !decode) s.context = full_ ? 512 : 64;
+        const int64_t queries = decode ? 1 : s.context, heads = s.group * s.kv, rows = s.seqs * s.context;
+        const bool cached = s.context == kCached;
+        const int64_t layers = !full_   ? 1
+                               : cached ? 16
+                                        : std::max<int64_t>(2, (int64_t{96} << 20) / (2 * rows * s.dim * s.kv * 2));
+        const int64_t head_bytes = block_ / 16 * kv_group_bytes(s.type, s.dim),
+                      layer_bytes = (rows + block_ - 1) / block_ * s.kv * head_bytes;
+        const double pairs =
+            static_cast<double>(decode ? rows : s.context * s.context / 2) * static_cast<double>(heads * s.dim);
+        const std::string name = std::string("attention ") + s.name + " " + std::to_string(s.dim) +
+                                 (s.group != 4 ? " gqa " + std::to_string(s.group) : "") +
+                                 (s.seqs > 1 ? " x " + std::to_string(s.seqs) : "") +
+                                 (decode ? " decode " + std::to_string(s.context) : " prefill");
+        if (name.find(only_) == std::string::npos) return;
         std::byte *keys = pages(layer_bytes * layers), *values = pages(layer_bytes * layers);
-        const double pairs = static_cast<double>(decode ? context : context * context / 2);
-        lines_.push_back({"attention " + name + " " + std::to_string(dim) +
-                              (decode ? " decode " + std::to_string(context) : " prefill"),
-                          2.0 * static_cast<double>(layer_bytes), pairs * 4 * static_cast<double>(heads * dim),
-                          type == KVType::bf16, layers, [=, this](const Worker& w, int64_t layer) {
-                              const int32_t start[] = {0, static_cast<int32_t>(queries)};
-                              const int32_t lens[] = {static_cast<int32_t>(context)};
+        lines_.push_back({name, 2.0 * static_cast<double>(layer_bytes), 4 * pairs, s.type == KVType::bf16, layers,
+                          [=, this](const Worker& w, int64_t layer) {
+                              int32_t start[kSeqs + 1], lens[kSeqs];
+                              for (int32_t i = 0; i <= s.seqs; i++) start[i] = i * static_cast<int32_t>(queries);
+                              std::fill(lens, lens + s.seqs, static_cast<int32_t>(s.context));
                               AttentionArgs a{};
-                              a.seqs = 1;
+                              a.seqs = s.seqs;
                               a.heads = heads;
-                              a.kv_heads = kv;
-                              a.head_dim = dim;
+                              a.kv_heads = s.kv;
+                              a.head_dim = s.dim;
                               a.query_start = start;
                               a.context_lens = lens;
                               a.block_tables = table_.data();
-                              a.table_ld = kContext / kBlock;
+                              a.table_ld = s.context / block_;
                               a.scale = 0.125f;  // the cache holds zeros
-                              a.q = {x_.data(), heads * dim};
-                              const int64_t at = layer * layer_bytes;
-                              a.cache = {type, kv, dim, kBlock, keys + at, values + at, head_bytes, kv * head_bytes};
+                              a.q = {x_.data(), heads * s.dim};
+                              const int64_t at = cached ? 0 : layer * layer_bytes;
+                              a.cache = {s.type,    s.kv,        s.dim,      block_,
+                                         keys + at, values + at, head_bytes, s.kv * head_bytes};
                               a.y = y_.data();
-                              a.ldy = heads * dim;
+                              a.ldy = heads * s.dim;
                               a.shared = shared_.data();
                               attention(kernels_, a, w);
                           }});
@@ -229,7 +252,7 @@ class Bench {
     void run() {
         Limits best;
         Pages probed(full_ ? 512 << 20 : 4 << 20);
-        for (int turn = 0; turn < (full_ ? 15 : 2); turn++) {
+        for (int turn = 0; turn < turns_; turn++) {
             probe(team_, probed, best);
             for (Line& line : lines_)
                 for (int64_t layer = 0; layer < line.layers; layer++)
@@ -246,7 +269,8 @@ class Bench {
     }
 
   private:
-    static constexpr int64_t kOutputs = 8192, kInputs = 2048, kRows = 512, kContext = 32768, kBlock = 16;
+    static constexpr int64_t kOutputs = 8192, kInputs = 2048, kRows = 512, kContext = 32768, kSeqs = 8;
+    static constexpr int64_t kCached = 256;  // a context whose keys and values stay in the second-level cache
 
     std::byte* pages(int64_t bytes) {
         memory_.push_back(std::make_unique<Pages>(bytes));
@@ -256,6 +280,9 @@ class Bench {
     const Kernels& kernels_;
     SpinTeam team_;
     bool full_;
+    std::string only_;
+    int64_t block_;
+    int turns_;
     Buffer<float> x_, y_;
     Buffer<std::byte> shared_;
     std::vector<int32_t> table_;
@@ -267,22 +294,30 @@ class Bench {
 
 int main(int argc, char** argv) {
     const bool full = argc > 1 && std::string(argv[1]) == "full";
-    const bool attention_only = argc > 3 && std::string(argv[3]) == "attention";
     const int all = static_cast<int>(std::thread::hardware_concurrency());
     const IsaChoice choice = resolve_isa("");
     CHECK(choice.kernels != nullptr, "%s", choice.error.c_str());
-    Bench bench(*choice.kernels, argc > 2 ? std::atoi(argv[2]) : full ? all : 1, full);
-    if (!attention_only) {
-        bench.add_linear(Format::bf16, Act::bf16, "bf16 x bf16");
-        bench.add_linear(Format::bf16, Act::f32, "bf16 x f32");
-        bench.add_linear(Format::f16, Act::f32, "f16 x f32");
-        bench.add_linear(Format::f32, Act::f32, "f32 x f32");
+    Bench bench(*choice.kernels,
+                argc > 2 ? std::atoi(argv[2])
+                : full   ? all
+                         : 1,
+                full, argc > 3 ? argv[3] : "", argc > 4 ? std::atoi(argv[4]) : 32,
+                argc > 5 ? std::atoi(argv[5])
+                : full   ? 15
+                         : 2);
+    bench.add_linear(Format::bf16, Act::bf16, "bf16 x bf16");
+    bench.add_linear(Format::bf16, Act::f32, "bf16 x f32");
+    bench.add_linear(Format::f16, Act::f32, "f16 x f32");
+    bench.add_linear(Format::f32, Act::f32, "f32 x f32");
+    for (int64_t context : {256, 1024, 8192, 32768, 0}) {
+        for (int64_t dim : {64, 128, 256}) bench.add_attention({KVType::bf16, "bf16", dim, context});
+        for (int64_t dim : {64, 128}) bench.add_attention({KVType::i8, "i8", dim, context});
+        bench.add_attention({KVType::f16, "f16", 64, context});
+        bench.add_attention({KVType::f32, "f32", 64, context});
     }
-    for (int64_t context : {1024, 8192, 32768, 0}) {
-        for (int64_t dim : {64, 128}) bench.add_attention(KVType::bf16, "bf16", dim, context);
-        for (int64_t dim : {64, 128}) bench.add_attention(KVType::i8, "i8", dim, context);
-        bench.add_attention(KVType::f16, "f16", 64, context);
-        bench.add_attention(KVType::f32, "f32", 64, context);
+    for (int64_t dim : {64, 128}) {
+        for (int64_t group : {1, 8}) bench.add_attention({KVType::bf16, "bf16", dim, 8192, group});
+        bench.add_attention({KVType::bf16, "bf16", dim, 1024, 4, 8, 8});
     }
     bench.run();
     return 0;

@@ -18,6 +18,7 @@ struct Shape {
     int64_t log_n = 0;
     int32_t bidirectional = 0;
     bool poison = false;  // the last token of each sequence has no numbers for key and value
+    float steep = 0;      // keys grow with their row by so much: what weights are relative to is raised again and again
 };
 
 // n numbers to what bytes and one scale hold of them.
@@ -69,6 +70,7 @@ struct Model {
             q.push_back(random_floats(n * s.heads * s.head_dim, 30 + i, -2, 2));
             k.push_back(random_floats(n * kv, 40 + i, -2, 2));
             v.push_back(random_floats(n * kv, 50 + i, -2, 2));
+            for (int64_t j = 0; j < kv * n; j++) k[i][j] *= 1 + s.steep * static_cast<float>(j / kv);
             for (int64_t j = 0; j < kv * n; j++) {
                 if (s.type == KVType::bf16) k[i][j] = bf16_round(k[i][j]), v[i][j] = bf16_round(v[i][j]);
                 if (s.type == KVType::f16) k[i][j] = f16_round(k[i][j]), v[i][j] = f16_round(v[i][j]);
@@ -201,7 +203,7 @@ void check(const Kernels& kernels, const Shape& shape, int64_t length, int64_t b
             for (int64_t d = 0; d < shape.head_dim; d++) {
                 const double want = m.want(0, row, h, d, weights),
                              got = all[static_cast<size_t>(row)][static_cast<size_t>(h * shape.head_dim + d)];
-                CHECK(std::fabs(got - want) < (shape.type == KVType::bf16 ? 8e-3 : 1e-5),
+                CHECK(std::fabs(got - want) < (shape.type == KVType::bf16 ? 8e-3 : 1e-5) * (shape.steep > 0 ? 8 : 1),
                       "%s type %d dim %ld row %ld head %ld d %ld: %.9g, want %.9g", kernels.name, int(shape.type),
                       long(shape.head_dim), long(row), long(h), long(d), got, want);
             }
@@ -227,8 +229,11 @@ void check(const Kernels& kernels, const Shape& shape, int64_t length, int64_t b
             for (int64_t i = 0; i < length; i += 7) compare(again[static_cast<size_t>(i)], i, "again", workers);
         }
     }
-    const Model other(kernels, shape, {length, 5, length / 2 + 1}, block_size == 16 ? 48 : 16);
-    compare(other.run(kernels, {{0, length, 1}}, 2)[0], length - 1, "other blocks", 2);
+    for (int64_t block : {16, 32, 48, 64}) {
+        if (block == block_size) continue;
+        const Model other(kernels, shape, {length, 5, length / 2 + 1}, block);
+        compare(other.run(kernels, {{0, length, 1}}, 2)[0], length - 1, "other blocks", 2);
+    }
 }
 
 // What a token's successors hold is nothing to it, though they are computed together: not even what is no number.
@@ -255,6 +260,8 @@ int main() {
             // Several partitions, cut between workers; several heads streamed.
             check(kernels, {8, 1, 24, type}, kWatched ? 530 : 1300, 32);
             check(kernels, {6, 2, 24, type}, kWatched ? 530 : 1030, 16);
+            check(kernels, {4, 2, 16, type, 0, 0, false, 0, 0, false, 0.02f}, kWatched ? 130 : 530, 64);
+            check(kernels, {4, 2, 136, type}, 100, 64);  // several chunks, the last one narrow
             check(kernels, {3, 3, 128, type}, kWatched ? 70 : 530, 16);
             check(kernels, {17, 1, 256, type}, 90, 16);  // more heads to a kv head than a panel has rows
             check(kernels, {50, 1, 16, type}, 40, 16);   // than a task

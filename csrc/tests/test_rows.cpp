@@ -215,17 +215,20 @@ void angle_rules(const Kernels& kernels) {
 // What lies in the cache for element d of a row.
 float cached(const KVLayer& c, const std::byte* base, bool key, int64_t slot, int64_t head, int64_t d) {
     const int64_t e = c.type == KVType::bf16 ? 2 : 1, size = c.type == KVType::f32 ? 4 : 2;
-    const int64_t row = slot % c.block_size, lane = row % 16, dim = c.head_dim;
+    const int64_t row = slot % c.block_size, dim = c.head_dim;
+    const int64_t rows = kv_tile_rows(c.block_size), in = row % rows, group_bytes = kv_group_bytes(c.type, dim);
     const std::byte* group =
-        base + slot / c.block_size * c.block_bytes + head * c.head_bytes + row / 16 * kv_group_bytes(c.type, dim);
+        base + slot / c.block_size * c.block_bytes + head * c.head_bytes + row / rows * rows / 16 * group_bytes;
+    const int64_t chunk = d / 64 * 64, width = std::min<int64_t>(64, dim - chunk);
     if (c.type == KVType::i8) {
-        const std::byte* byte = group + 64 + (key ? (d / 4 * 16 + lane) * 4 + d % 4 : lane * dim + d);
+        const std::byte* byte =
+            group + rows * 4 + (key ? (d / 4 * rows + in) * 4 + d % 4 : chunk * rows + in * width + d - chunk);
         float scale;
-        std::memcpy(&scale, group + lane * 4, 4);
+        std::memcpy(&scale, group + in * 4, 4);
         const int whole = key ? static_cast<int>(*byte) - 128 : static_cast<int8_t>(*byte);
         return scale * static_cast<float>(whole);
     }
-    const int64_t at = key ? (d / e * 16 + lane) * e + d % e : (lane / e * dim + d) * e + lane % e;
+    const int64_t at = key ? (d / e * rows + in) * e + d % e : chunk * rows + (in / e * width + d - chunk) * e + in % e;
     uint32_t bits = 0;
     std::memcpy(&bits, group + at * size, static_cast<size_t>(size));
     if (c.type == KVType::bf16) bits <<= 16;
@@ -359,7 +362,7 @@ void halves(const Kernels& kernels) {
             if (!(std::fabs(x[i]) < 65504)) x[i] = 1;
         }
         for (KVType type : {KVType::f16, KVType::bf16}) {
-            kernels.store(type, x.data(), x.data(), dim, 0, keys.data(), values.data());
+            kernels.store(type, x.data(), x.data(), dim, 0, 16, keys.data(), values.data());
             KVLayer cache{type, 1, dim, 16, keys.data(), values.data(), 16 * dim * 2, 16 * dim * 2};
             for (int64_t i = 0; i < dim; i++) {
                 int e;

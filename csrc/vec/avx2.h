@@ -90,6 +90,7 @@ inline Mask lanes(int lo, int hi) {
     const __m256i b = _mm256_andnot_si256(first_lanes(lo - 8), first_lanes(hi - 8));
     return {_mm256_castsi256_ps(a), _mm256_castsi256_ps(b)};
 }
+inline bool any(Mask m) { return (_mm256_movemask_ps(m.a) | _mm256_movemask_ps(m.b)) != 0; }
 inline F select(Mask m, F yes, F no) {
     return {_mm256_blendv_ps(no.a, yes.a, m.a), _mm256_blendv_ps(no.b, yes.b, m.b)};
 }
@@ -158,6 +159,10 @@ inline Line even_only(const Line& a) { return {a.even, zero()}; }
 inline Line odd_only(const Line& a) { return {zero(), a.odd}; }
 inline Line broadcast_line(uint32_t p) { return broadcast_pairs(p); }
 inline F dot(F acc, const Line& w, const Line& a) { return fma(w.odd, a.odd, fma(w.even, a.even, acc)); }
+inline F add_word(F acc, const Line& w, const uint32_t* word) { return dot(acc, w, broadcast_line(*word)); }
+inline F add_word(F acc, const F& w, const uint32_t* word) {
+    return fma(set(__builtin_bit_cast(float, *word)), w, acc);
+}
 
 inline void prefetch_near(const void* p) { asm volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p))); }
 inline void prefetch(const void* p) { asm volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p))); }

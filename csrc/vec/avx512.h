@@ -54,6 +54,7 @@ inline float sum(F a) { return _mm512_reduce_add_ps(a.v); }
 inline float max_of(F a) { return _mm512_reduce_max_ps(a.v); }
 inline Mask less(F a, F b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
 inline Mask lanes(int lo, int hi) { return static_cast<Mask>(first_lanes(hi) & ~first_lanes(lo)); }
+inline bool any(Mask m) { return m != 0; }
 inline F select(Mask m, F yes, F no) { return {_mm512_mask_blend_ps(m, no.v, yes.v)}; }
 
 inline F load_f16(const uint16_t* p) {
@@ -91,6 +92,16 @@ inline Line odd_only(Line a) {
 }
 inline Line broadcast_line(uint32_t p) { return {reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(p)))}; }
 inline F dot(F acc, Line w, Line a) { return {_mm512_dpbf16_ps(acc.v, w.v, a.v)}; }
+// The word is an operand in memory: it takes no register and no instruction of its own, so that more lines are on their
+// way from memory at once. (GCC would load a word that several lines meet.)
+inline F add_word(F acc, Line w, const uint32_t* word) {
+    asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(acc.v) : "v"(w.v), "m"(*word));
+    return acc;
+}
+inline F add_word(F acc, F w, const uint32_t* word) {
+    asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(acc.v) : "v"(w.v), "m"(*word));
+    return acc;
+}
 
 inline Pairs broadcast_pairs(uint32_t p) { return widen_pairs(_mm512_set1_epi32(static_cast<int>(p))); }
 

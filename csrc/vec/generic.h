@@ -91,6 +91,11 @@ inline Mask lanes(int lo, int hi) {
     for (int i = 0; i < 16; i++) m.v[i] = lo <= i && i < hi;
     return m;
 }
+inline bool any(Mask m) {
+    for (bool x : m.v)
+        if (x) return true;
+    return false;
+}
 inline F select(Mask m, F yes, F no) { PENSTOCK_LANES(m.v[i] ? yes.v[i] : no.v[i]); }
 
 inline float widen_f16(uint16_t h) {
@@ -142,6 +147,9 @@ inline Line even_only(const Line& a) { return {a.even, zero()}; }
 inline Line odd_only(const Line& a) { return {zero(), a.odd}; }
 inline Line broadcast_line(uint32_t p) { return broadcast_pairs(p); }
 inline F dot(F acc, const Line& w, const Line& a) { return fma(w.odd, a.odd, fma(w.even, a.even, acc)); }
+// The same with one word for all lanes.
+inline F add_word(F acc, const Line& w, const uint32_t* word) { return dot(acc, w, broadcast_line(*word)); }
+inline F add_word(F acc, const F& w, const uint32_t* word) { return fma(set(from_bits(*word)), w, acc); }
 
 // Into the second-level cache, where there is such an instruction.
 inline __attribute__((always_inline)) void prefetch_near(const void* p) { __builtin_prefetch(p, 0, 3); }

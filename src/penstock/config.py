@@ -51,7 +51,7 @@ class CacheConfig:
     Only address space is reserved at start; memory is taken as the cache fills.
     """
 
-    block_size: int = 16
+    block_size: int = 32
     kv_cache_dtype: str = "auto"
     kv_cache_memory: int | None = None
     memory_utilization: float = 0.4

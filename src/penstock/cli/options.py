@@ -51,7 +51,7 @@ HELP = {
     "trust_remote_code": "accepted and without effect: code of a checkpoint is never run",
     "hf_overrides": "JSON object laid over the checkpoint's config.json",
     "seed": "seed of requests that bring none",
-    "block_size": "tokens of a KV block: 16, 32, 64, 128 or 256 (default: 16)",
+    "block_size": "tokens of a KV block: 16, 32, 64, 128 or 256 (default: 32)",
     "kv_cache_dtype": "type of the KV cache: auto, float32, float16, bfloat16 (default: auto)",
     "kv_cache_memory": "most memory for the KV cache, e.g. 2GiB (default: a share of what is free)",
     "memory_utilization": "that share (default: 0.4)",
