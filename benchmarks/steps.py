@@ -3,7 +3,7 @@
     python -m benchmarks.steps MODEL [--quantization int8] [--streams 1,4,8,16,32] [--out FILE]
 
 Where neighbours take turns on a machine, the difference of two runs (`benchmarks.cpu`, which peers need) wanders more
-than what is measured; here the middle step is told and the one that a tenth of them are faster than, and three prefills.
+than what is measured; here the middle step is told and the one that a tenth of them are faster than, and prefills.
 """
 
 from __future__ import annotations

@@ -250,7 +250,8 @@ struct Attention {
         run.block_groups = static_cast<int>(a.cache.block_size / 16);
         run.softcap = a.softcap;
         const bool together = t.tokens <= size.few;  // else panel after panel
-        // One query head has too little to compute for streams that take turns (measured: 22 GB/s, the others 24 to 26).
+        // One query head has too little to compute for streams that take turns (measured: 22 GB/s, the others 24 to
+        // 26).
         const bool turns = run.tile_rows % kStepRows == 0 && size.group > 1;
         run.order = !together ? AttendOrder::alone : turns ? AttendOrder::heads : AttendOrder::rows;
         for (int64_t turn = 0; turn < (together ? 1 : each); turn++) {
