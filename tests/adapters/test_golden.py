@@ -25,8 +25,8 @@ EXPERTS = tuple((name, kind) for name in MIXTURES for kind in ("experts", "fused
 CASES = [(name, "") for name in (*LORAS, *PREFIXES)] + [*PTUNING, *EXPERTS]
 TOLERANCE = 1e-4
 ROUNDING = {"peft_lora_rslora_r8": 1.5e-4}
-"""A scale of 5.7 makes float32's own roundings large: against the same model in float64 the reference's logits are off by
-3e-5 and ours by 9e-5 of the standard deviation, in different directions."""
+"""A scale of 5.7 makes float32's own roundings large: against the same model in float64 the reference's logits are off
+by 3e-5 and ours by 9e-5 of the standard deviation, in different directions."""
 
 
 class Adapted:
