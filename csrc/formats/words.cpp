@@ -22,8 +22,9 @@ struct Reader {
         if (r.zeros == nullptr) return 8;
         uint32_t word;
         std::memcpy(&word, r.zeros + group * r.zeros_stride + row / 8 * 4, 4);
-        const int shift = (r.layout == WordLayout::awq ? kAwq : kInOrder)[row % 8];
-        return ((word >> shift) + static_cast<uint32_t>(r.plus)) & 15;
+        const int* order =
+            r.layout == WordLayout::awq ? kAwq : kInOrder;  // (GCC 12's UBSan loses an index into either)
+        return ((word >> order[row % 8]) + static_cast<uint32_t>(r.plus)) & 15;
     }
 
     void operator()(int64_t row, int, int64_t first, int64_t groups, TileChunk& out) const {
