@@ -22,8 +22,8 @@ struct Reader {
         if (r.zeros == nullptr) return 8;
         uint32_t word;
         std::memcpy(&word, r.zeros + group * r.zeros_stride + row / 8 * 4, 4);
-        const int* order =
-            r.layout == WordLayout::awq ? kAwq : kInOrder;  // (GCC 12's UBSan loses an index into either)
+        // Apart from its index, which GCC 12 loses under UBSan if it stands behind the choice itself.
+        const int* order = r.layout == WordLayout::awq ? kAwq : kInOrder;
         return ((word >> order[row % 8]) + static_cast<uint32_t>(r.plus)) & 15;
     }
 
