@@ -1,6 +1,6 @@
 // The inner loops over quantised weights and quantised inputs: a panel of rows with a piece of one tile, that is a
-// chunk (formats/quant.h) or some inputs of a longer one. One tile at a time, so that memory is read as one stream, in
-// order; rows fill the registers.
+// chunk (formats/quant.h) or some inputs of a longer one. They take groups of any length; dot_blocks.h has the faster
+// ones for usual shapes.
 #pragma once
 #include "kernels/codes.h"
 #include "kernels/table.h"
@@ -21,16 +21,11 @@ struct PieceRun {
     int64_t parts, parts_last;          // of a chunk, and of the last one
     int64_t in_step;                    // parts of a step
     int64_t part, part_end, part_last;  // inputs of a part, of the last one of a chunk, and of the last one of all
-    int64_t ahead;                      // Fetch::own: how far
-    const std::byte* early;             // Fetch::other: memory,
-    int64_t early_lines;                // so many lines of it with each block of inputs
     const uint32_t* panel;
     float* y;
     int64_t ldy;
 };
 using PieceKernel = void (*)(const PieceRun&);
-
-constexpr int kFetchRows = 2;  // one row alone gets its memory as fast without prefetching by hand (measured)
 
 // Where scales are whole numbers, minima are too with these codes, and there are none with others.
 constexpr bool super_shift(CodeKind kind) {
@@ -52,36 +47,14 @@ inline void dot_lines(I (&acc)[R], const std::byte* unit, const uint32_t* a) {
     if constexpr (kFrom + 1 < kTo) dot_lines<kKind, kFrom + 1, kTo>(acc, unit, a + R);
 }
 
-// Memory that is fetched meanwhile: nothing; that which comes `ahead` of the piece's own; or other, little by little, a
-// portion with each block of fetch_inputs().
-enum class Fetch { none, own, other };
-template <Fetch kFetch>
-struct Early {
-    int64_t ahead;
-    const std::byte* at;
-    int64_t lines;
-
-    inline __attribute__((always_inline)) void own(const std::byte* p, int64_t bytes) const {
-        if constexpr (kFetch == Fetch::own)
-            for (int64_t i = 0; i < bytes; i += kLineBytes) prefetch_near(p + i + ahead);
-    }
-    inline __attribute__((always_inline)) void portion() {
-        if constexpr (kFetch == Fetch::other)
-            for (int64_t i = lines; i > 0; i--, at += kLineBytes) prefetch_near(at);
-    }
-};
-constexpr int fetch_inputs(CodeKind kind) { return kind == CodeKind::u2 || kind == CodeKind::u6 ? 16 : 32; }
-
 constexpr int whole_inputs(CodeKind kind) { return unit_inputs(kind) < 8 ? 8 : unit_inputs(kind); }
 constexpr int whole_bytes(CodeKind kind) {
     return whole_inputs(kind) / unit_inputs(kind) * unit_lines(kind) * kLineBytes;
 }
 // Eight inputs, or a unit that has more; kCount times.
-template <CodeKind kKind, int kCount, int R, Fetch kFetch>
-inline __attribute__((always_inline)) void dot_units(I (&acc)[R], const std::byte* w, const uint32_t* a,
-                                                     const Early<kFetch>& early) {
+template <CodeKind kKind, int kCount, int R>
+inline __attribute__((always_inline)) void dot_units(I (&acc)[R], const std::byte* w, const uint32_t* a) {
     constexpr int kUnit = unit_inputs(kKind);
-    early.own(w, whole_bytes(kKind));
     if constexpr (kUnit < 8) {
         dot_line<kKind, 0>(acc, w, a);
         dot_line<kKind, 0>(acc, w + kLineBytes, a + R);
@@ -89,34 +62,30 @@ inline __attribute__((always_inline)) void dot_units(I (&acc)[R], const std::byt
         dot_lines<kKind, 0, kUnit / 4>(acc, w, a);
     }
     if constexpr (kCount > 1)
-        dot_units<kKind, kCount - 1>(acc, w + whole_bytes(kKind), a + whole_inputs(kKind) / 4 * R, early);
+        dot_units<kKind, kCount - 1>(acc, w + whole_bytes(kKind), a + whole_inputs(kKind) / 4 * R);
 }
 
 // The whole-number products of part number `part`, which has n inputs.
-template <CodeKind kKind, Fetch kFetch, int R>
+template <CodeKind kKind, int R>
 inline __attribute__((always_inline)) void dot_part(I (&acc)[R], const std::byte* w, const uint32_t* a, int64_t part,
-                                                    int64_t n, Early<kFetch>& early) {
+                                                    int64_t n) {
     constexpr int kWhole = whole_inputs(kKind), kBytes = whole_bytes(kKind);
     if constexpr (kKind == CodeKind::u3) {  // two groups share a unit
         w += part / 2 * kBytes;
         if (part % 2 == 0) {
-            early.portion();
-            early.own(w, kBytes);
             dot_lines<kKind, 0, 4>(acc, w, a);
         } else {
             dot_lines<kKind, 4, 8>(acc, w, a);
         }
     } else if constexpr (kKind == CodeKind::u2 || kKind == CodeKind::u6) {  // groups of 16
-        early.portion();
-        dot_units<kKind, 1>(acc, w + part * kBytes, a, early);
+        dot_units<kKind, 1>(acc, w + part * kBytes, a);
     } else {
         constexpr int kCount = 32 / kWhole;
         for (; n >= 32; n -= 32, w += kCount * kBytes, a += 8 * R) {
-            early.portion();
-            dot_units<kKind, kCount>(acc, w, a, early);
+            dot_units<kKind, kCount>(acc, w, a);
         }
         if constexpr (kCount > 1)
-            for (; n > 0; n -= kWhole, w += kBytes, a += kWhole / 4 * R) dot_units<kKind, 1>(acc, w, a, early);
+            for (; n > 0; n -= kWhole, w += kBytes, a += kWhole / 4 * R) dot_units<kKind, 1>(acc, w, a);
     }
 }
 
@@ -157,12 +126,11 @@ inline __attribute__((always_inline)) void walk(const PieceRun& b, Chunk begin_c
 }
 
 // Scales are numbers: a part's sum becomes a float.
-template <CodeKind kKind, Fetch kFetch, int R>
+template <CodeKind kKind, int R>
 void dot_plain(const PieceRun& b) {
     const Quant& q = *b.quant;
     float* const y_begin = b.y;
-    const int64_t ldy = b.ldy, at_scales = b.scales, at_zeros = b.zeros, at_codes = b.codes;
-    Early<kFetch> early{b.ahead, b.early, b.early_lines};
+    const int64_t ldy = b.ldy, at_scales = b.scales, at_zeros = b.zeros;
     const bool half = q.scales == ScaleKind::f16, constant = q.zeros == ZeroKind::constant, one_group = b.one_group;
     const bool ready = constant && b.sums == SumForm::ready;
     const I less = set_i(-static_cast<int32_t>(q.zero));
@@ -172,7 +140,6 @@ void dot_plain(const PieceRun& b) {
         b,
         [&](const std::byte* at) __attribute__((always_inline)) {
             chunk = at;
-            early.own(at + at_scales, at_codes - at_scales);
         },
         [&]() __attribute__((always_inline)) {
 #pragma GCC unroll 16
@@ -188,7 +155,7 @@ void dot_plain(const PieceRun& b) {
                 for (int r = 0; r < R; r++)
                     acc[r] = constant ? less * set_i(static_cast<int32_t>(p.sums[r])) : set_i(0);
             }
-            dot_part<kKind, kFetch>(acc, p.codes, p.words, p.index, p.inputs, early);
+            dot_part<kKind>(acc, p.codes, p.words, p.index, p.inputs);
             const int64_t g = one_group ? 0 : p.index;
             const F s = scale_at(chunk + at_scales, half, g);
 #pragma GCC unroll 16
@@ -209,12 +176,11 @@ void dot_plain(const PieceRun& b) {
 
 // Scales are whole numbers times one of the chunk: sums stay whole for a step. 256 inputs x 63 x 127 x 128 is well
 // within 31 bits.
-template <CodeKind kKind, Fetch kFetch, int R>
+template <CodeKind kKind, int R>
 void dot_super(const PieceRun& b) {
     constexpr bool kShift = super_shift(kKind);
     float* const y_begin = b.y;
-    const int64_t ldy = b.ldy, at_scales = b.scales, at_zeros = b.zeros, at_codes = b.codes;
-    Early<kFetch> early{b.ahead, b.early, b.early_lines};
+    const int64_t ldy = b.ldy, at_scales = b.scales, at_zeros = b.zeros;
     const bool ready = b.sums == SumForm::ready;
     const I less = set_i(-static_cast<int32_t>(b.quant->zero));
     const std::byte* chunk = nullptr;
@@ -226,7 +192,6 @@ void dot_super(const PieceRun& b) {
             chunk = at;
             d = scale_at(at, true, 0);
             if constexpr (kShift) m = scale_at(at, true, 1);
-            early.own(at, at_codes);
         },
         [&]() __attribute__((always_inline)) {
 #pragma GCC unroll 16
@@ -241,7 +206,7 @@ void dot_super(const PieceRun& b) {
 #pragma GCC unroll 16
                 for (int r = 0; r < R; r++) acc[r] = less * set_i(static_cast<int32_t>(p.sums[r]));
             }
-            dot_part<kKind, kFetch>(acc, p.codes, p.words, p.index, p.inputs, early);
+            dot_part<kKind>(acc, p.codes, p.words, p.index, p.inputs);
             const std::byte* scales = chunk + at_scales + p.index * kTile;
             const I s = kShift ? load_u8_i(scales) : load_i8_i(scales);
 #pragma GCC unroll 16
@@ -274,31 +239,25 @@ void dot_super(const PieceRun& b) {
 // The kernels by rows.
 struct PieceKernels {
     using Table = PieceKernel[kMaxRows + 1];
-    struct Rows {
-        Table by = {}, own = {}, other = {};
-    };
-    Rows u8, u4, u5, iq4, super_u2, super_u3, super_u4, super_u5, super_u6, super_iq4;
+    Table u8 = {}, u4 = {}, u5 = {}, iq4 = {};
+    Table super_u2 = {}, super_u3 = {}, super_u4 = {}, super_u5 = {}, super_u6 = {}, super_iq4 = {};
 
-    template <int R, Fetch kFetch, int kLeast>
-    constexpr void fill(Table(Rows::* table)) {
-        (u8.*table)[R] = dot_plain<CodeKind::u8, kFetch, R>;
-        (u4.*table)[R] = dot_plain<CodeKind::u4, kFetch, R>;
-        (u5.*table)[R] = dot_plain<CodeKind::u5, kFetch, R>;
-        (iq4.*table)[R] = dot_plain<CodeKind::iq4, kFetch, R>;
-        (super_u2.*table)[R] = dot_super<CodeKind::u2, kFetch, R>;
-        (super_u3.*table)[R] = dot_super<CodeKind::u3, kFetch, R>;
-        (super_u4.*table)[R] = dot_super<CodeKind::u4, kFetch, R>;
-        (super_u5.*table)[R] = dot_super<CodeKind::u5, kFetch, R>;
-        (super_u6.*table)[R] = dot_super<CodeKind::u6, kFetch, R>;
-        (super_iq4.*table)[R] = dot_super<CodeKind::iq4, kFetch, R>;
-        if constexpr (R > kLeast) fill<R - 1, kFetch, kLeast>(table);
+    template <int R>
+    constexpr void fill() {
+        u8[R] = dot_plain<CodeKind::u8, R>;
+        u4[R] = dot_plain<CodeKind::u4, R>;
+        u5[R] = dot_plain<CodeKind::u5, R>;
+        iq4[R] = dot_plain<CodeKind::iq4, R>;
+        super_u2[R] = dot_super<CodeKind::u2, R>;
+        super_u3[R] = dot_super<CodeKind::u3, R>;
+        super_u4[R] = dot_super<CodeKind::u4, R>;
+        super_u5[R] = dot_super<CodeKind::u5, R>;
+        super_u6[R] = dot_super<CodeKind::u6, R>;
+        super_iq4[R] = dot_super<CodeKind::iq4, R>;
+        if constexpr (R > 1) fill<R - 1>();
     }
-    constexpr PieceKernels() {
-        fill<kMaxRows, Fetch::none, 1>(&Rows::by);
-        fill<kMaxRows, Fetch::own, kFetchRows>(&Rows::own);
-        fill<kMaxRows, Fetch::other, (kMaxRows + 1) / 2>(&Rows::other);  // of several panels none has fewer rows
-    }
-    const Rows& of(const Quant& q) const {
+    constexpr PieceKernels() { fill<kMaxRows>(); }
+    const Table& of(const Quant& q) const {
         const bool super = q.scales == ScaleKind::super;
         switch (q.codes) {
             case CodeKind::u2:

@@ -2,63 +2,28 @@
 // first cache serves the others. Each output takes its inputs in order, so neither the number of rows nor that of
 // panels shows in the bits.
 #pragma once
-#include "kernels/dot_pieces.h"
-#include "kernels/dot_wide.h"
 #include "kernels/float_dots.h"
 #include "kernels/table.h"
+#include "kernels/whole_steps.h"
 
 namespace penstock {
 namespace {
 
-// One panel alone fetches so far ahead; several fetch the next piece, each its share.
-constexpr int64_t kFetchAhead = 4096;
-
-// f(panel, rows, its results) for all panels of a block.
-template <class Function>
-inline void each_panel(const QuantBlock& b, int first_tile, int64_t row_words, Function f) {
-    const uint32_t* panel = b.panel;
-    float* to = b.y + first_tile * kTile;
-    for (int p = 0; p < b.panels; p++) {
-        const int rows = b.rows[p];
-        f(p, panel, rows, to);
-        panel += rows * row_words;
-        to += rows * b.ldy;
-    }
-}
-
 void whole_number_tile(const QuantBlock& b, int tile) {
     const Quant& q = b.weight->quant;
     const ChunkLayout at(q);
-    const PieceKernels::Rows& kernels = kPieceKernels.of(q);
+    const PieceKernels::Table& kernels = kPieceKernels.of(q);
     const int64_t groups = q.groups(), row_words = q.row_words(), part = q.part();
     const int64_t chunks = (groups + q.per_chunk - 1) / q.per_chunk;
     const int64_t whole = q.per_chunk * q.padded(), last = q.chunk_inputs((chunks - 1) * q.per_chunk);
     const std::byte* chunk = b.weight->data + (b.tile + tile) * b.weight->tile_bytes;
-    PieceRun run{};
-    run.quant = &q;
-    run.sums = b.sums;
-    run.ldy = b.ldy;
-    run.bytes = at.bytes;
-    run.scales = at.scales;
-    run.zeros = at.zeros;
-    run.one_group = q.per_chunk == 1;
-    run.part = part;
-    run.in_step = q.parts_in_step();
-    run.ahead = kFetchAhead;
+    PieceRun run = piece_run(b);
     int64_t words = 0;
-    const auto piece = [&](const std::byte* from, int64_t bytes, int64_t inputs, int64_t inputs_words) {
-        const int64_t block = fetch_inputs(q.codes), blocks = (inputs + block - 1) / block;
-        const int64_t each = ((bytes / kLineBytes + b.panels - 1) / b.panels + blocks - 1) / blocks;
-        const std::byte *early = from + bytes, *end = early + bytes;
-        run.early_lines = each;
-        each_panel(b, tile, row_words, [&](int, const uint32_t* panel, int rows, float* to) {
+    const auto piece = [&](int64_t inputs_words) {
+        each_panel(b, tile, row_words, [&](const uint32_t* panel, int rows, float* to) {
             run.panel = panel + words * rows;
             run.y = to;
-            run.early = early;
-            const PieceKernel kernel = b.panels == 1 ? (rows < kFetchRows ? kernels.by : kernels.own)[rows]
-                                                     : (early < end ? kernels.other : kernels.by)[rows];
-            kernel(run);
-            early += each * blocks * kLineBytes;
+            kernels[rows](run);
         });
         words += inputs_words;
     };
@@ -76,8 +41,7 @@ void whole_number_tile(const QuantBlock& b, int tile) {
             run.chunks = chunks - c < at_once ? chunks - c : at_once;
             const int64_t inputs = c + run.chunks == chunks ? last : whole, before = run.chunks - 1;
             parts_of(inputs);
-            piece(run.chunk, run.chunks * at.bytes, before * whole + inputs,
-                  before * q.panel_words(whole) + q.panel_words(inputs));
+            piece(before * q.panel_words(whole) + q.panel_words(inputs));
         }
         return;
     }
@@ -89,7 +53,7 @@ void whole_number_tile(const QuantBlock& b, int tile) {
             const int64_t n = inputs - from < kPieceInputs ? inputs - from : kPieceInputs;
             run.codes = at.codes + code_bytes(q.codes, from);
             parts_of(n);
-            piece(run.chunk + run.codes, code_bytes(q.codes, n), n, q.panel_words(n));
+            piece(q.panel_words(n));
         }
     }
 }
@@ -100,41 +64,6 @@ inline void scales_of_tiles(const QuantBlock& b, const ChunkLayout& at, const st
     for (int t = 0; t < tiles; t++)
         chunk_scales(b.weight->quant, at, chunk + t * b.weight->tile_bytes, groups, scales + t * kTile,
                      shifts + t * kTile, tiles * kTile);
-}
-
-// Bytes in groups no shorter than a step, for two rows and more.
-void wide_tiles_of(const QuantBlock& b, int first, int tiles) {
-    const Quant& q = b.weight->quant;
-    const ChunkLayout at(q);
-    alignas(64) float scales[kChunkGroups * kWideTiles * kTile], shifts[kChunkGroups * kWideTiles * kTile];
-    const int64_t groups = q.groups(), row_words = q.row_words(), stride = b.weight->tile_bytes, part = q.part();
-    const std::byte* chunk = b.weight->data + (b.tile + first) * stride;
-    const bool constant = q.zeros == ZeroKind::constant;
-    WideRun run{};
-    run.stride = stride;
-    run.scales = scales;
-    run.shifts = constant ? nullptr : shifts;
-    run.one_group = q.per_chunk == 1;
-    run.part = part;
-    run.zero = constant && b.sums == SumForm::plain ? q.zero : 0;
-    run.ldy = b.ldy;
-    int64_t words = 0;
-    for (int64_t g = 0; g < groups; g += q.per_chunk, chunk += at.bytes) {
-        const int64_t count = groups - g < q.per_chunk ? groups - g : q.per_chunk, inputs = q.chunk_inputs(g);
-        scales_of_tiles(b, at, chunk, count, tiles, scales, shifts);
-        for (int64_t from = 0; from < inputs; from += kChunkInputs) {
-            const int64_t n = inputs - from < kChunkInputs ? inputs - from : kChunkInputs;
-            run.codes = chunk + at.codes + code_bytes(q.codes, from);
-            run.parts = (n + part - 1) / part;
-            run.last = n - (run.parts - 1) * part;
-            each_panel(b, first, row_words, [&](int, const uint32_t* panel, int rows, float* to) {
-                run.panel = panel + words * rows;
-                run.y = to;
-                kWideKernels.by[rows][tiles](run);
-            });
-            words += q.panel_words(n);
-        }
-    }
 }
 
 void float_tiles(const QuantBlock& b, int first, int tiles) {
@@ -156,7 +85,7 @@ void float_tiles(const QuantBlock& b, int first, int tiles) {
             for (int t = 0; t < tiles; t++)
                 run.n = expand(q, chunk + t * stride + at.codes, g, from, to, scales + t * kTile, shifts + t * kTile,
                                tiles * kTile, weights + t * kFloatInputs * kTile);
-            each_panel(b, first, row_words, [&](int, const uint32_t* panel, int rows, float* to_y) {
+            each_panel(b, first, row_words, [&](const uint32_t* panel, int rows, float* to_y) {
                 run.panel = panel + before * rows;
                 run.y = to_y;
                 kFloatKernels.by[rows][tiles](run);
@@ -171,15 +100,16 @@ void quant_tiles(const QuantBlock& b) {
     for (int p = 0; p < b.panels; p++) rows += b.rows[p], most = b.rows[p] > most ? b.rows[p] : most;
     for (int r = 0; r < rows; r++) std::memset(b.y + r * b.ldy, 0, static_cast<size_t>(b.count) * kTile * 4);
     if (b.act == Act::i8) {
-        const Quant& q = b.weight->quant;
-        // Several panels have more than half of kMaxRows each, so none of them has one row alone.
-        const int wide = q.codes == CodeKind::u8 && q.parts_in_step() == 1 ? wide_tiles(most) : 1;
+        // While memory decides, one stream of it is faster than several.
+        const int few = unit_lines(b.weight->quant.codes) * 4 > unit_inputs(b.weight->quant.codes) * 2 ? 8 : 3;
+        const int wide = rows > few ? kBlockTiles : 1;
         for (int tile = 0; tile < b.count;) {
-            const int left = b.count - tile, tiles = left >= wide ? wide : left >= 2 && wide > 1 ? 2 : 1;
-            if (tiles > 1)
-                wide_tiles_of(b, tile, tiles);
+            const int tiles = b.count - tile >= wide ? wide : 1;
+            WholeSteps steps(b, tile, tiles);
+            if (steps.there())
+                steps.run();
             else
-                whole_number_tile(b, tile);
+                for (int t = 0; t < tiles; t++) whole_number_tile(b, tile + t);
             tile += tiles;
         }
         return;
@@ -188,7 +118,7 @@ void quant_tiles(const QuantBlock& b) {
     // smaller one too, or two tiles are.
     int at_once = float_tiles_for(most);
     for (int p = 0; p < b.panels; p++)
-        if (float_tiles_for(b.rows[p]) != at_once) at_once = kMostTiles < 2 || float_tiles_for(b.rows[p]) < 2 ? 1 : 2;
+        if (float_tiles_for(b.rows[p]) != at_once) at_once = kMostTiles < 2 || float_tiles_for(b.rows[p]) < 2 ? 1 : 1;
     for (int tile = 0; tile < b.count;) {
         const int left = b.count - tile, count = left >= at_once ? at_once : left >= 2 && at_once > 2 ? 2 : 1;
         float_tiles(b, tile, count);
@@ -198,7 +128,10 @@ void quant_tiles(const QuantBlock& b) {
 
 void add_quantised(Kernels& k) {
     static_assert(kAccumulators * 16 <= kBlockLimit && kMostTiles * kMaxRows * kTile <= kBlockLimit);
-    for (int rows = 1; rows <= kMaxRows; rows++) k.quant_tiles_at_once[rows] = float_tiles_for(rows);
+    for (int rows = 1; rows <= kMaxRows; rows++) {
+        k.quant_tiles_at_once[rows] = float_tiles_for(rows);
+        k.byte_tiles_at_once[rows] = kBlockTiles;
+    }
     k.quant_tiles = quant_tiles;
 }
 

@@ -40,6 +40,8 @@ struct QuantBlock {
     int panels;       // at most kPanelsAtOnce
     float* y;         // [all rows][ldy]
     int64_t ldy;
+    const std::byte* next;  // or null: the tiles that come after these, which are asked for early,
+    int64_t next_stride;    // and bytes from one to the next
 };
 constexpr int kPanelsAtOnce = 8;
 
@@ -103,7 +105,8 @@ struct Kernels {
     // The same for Act::i8: x has the packed inputs in their order.
     void (*quantise_row)(const Quant&, SumForm, const float* x, uint32_t* panel, int rows, int row);
     void (*quant_tiles)(const QuantBlock&);
-    int8_t quant_tiles_at_once[kRowsLimit + 1];  // by rows
+    int8_t quant_tiles_at_once[kRowsLimit + 1];  // by rows, where inputs are floats
+    int8_t byte_tiles_at_once[kRowsLimit + 1];   // and where they are bytes
     // y = residual + (c + bias); bias, residual may be null.
     void (*finish)(const float* c, const float* bias, const float* residual, float* y, int64_t n);
     // y = activation(g + bias_g) * (u + bias_u)

@@ -71,6 +71,10 @@ struct Linear {
             if (!quant->same_sums(a.part[i].weight.quant)) sums = SumForm::plain;
     }
 
+    int tiles_at_once(int64_t rows) const {
+        if (quant == nullptr) return kernels.tiles_at_once[rows];
+        return (args.act == Act::i8 ? kernels.byte_tiles_at_once : kernels.quant_tiles_at_once)[rows];
+    }
     Span panel_rows(int64_t p) const { return share(args.rows, p, panels); }
 
     void prepare_row(int64_t row, uint32_t* panel, int rows, int in_panel, float* buffer) const {
@@ -138,7 +142,8 @@ struct Linear {
     }
 
     // The same for the panels from `first` on, which have these rows together.
-    void dot_quantised(const Matrix& w, int64_t tile, int count, int64_t first, Span rows, float* y) const {
+    void dot_quantised(const Matrix& w, int64_t tile, int count, int64_t first, Span rows, float* y,
+                       const Matrix& next, int64_t next_tile) const {
         QuantBlock block{};
         int each[kPanelsAtOnce];
         block.weight = &w;
@@ -155,6 +160,10 @@ struct Linear {
         }
         block.y = y;
         block.ldy = int64_t{count} * kTile;
+        if (next_tile + count <= next.tiles && large(next)) {
+            block.next = next.data + next_tile * next.tile_bytes;
+            block.next_stride = next.tile_bytes;
+        }
         kernels.quant_tiles(block);
     }
 
@@ -166,17 +175,16 @@ struct Linear {
         alignas(64) float up[kLimit];
         const bool gated = args.activation != Activation::none;
         const LinearPart& other = args.part[1];
-        const auto products = [&](const Matrix& w, float* to) {
-            if (quant != nullptr)
-                dot_quantised(w, tile, count, first, rows, to);
-            else
+        const auto products = [&](const Matrix& w, float* to, const Matrix& next, int64_t next_tile) {
+            if (quant != nullptr) {
+                dot_quantised(w, tile, count, first, rows, to, next, next_tile);
+            } else {
+                if (gated && args.rows <= kFetchRows) fetch(next, next_tile, kFetchNext);
                 dot(w, tile, count, rows, to);
+            }
         };
-        const bool ahead = gated && args.rows <= kFetchRows;
-        if (ahead) fetch(other.weight, tile, kFetchNext);
-        products(part.weight, y);
-        if (ahead) fetch(part.weight, tile + count, kFetchNext);
-        if (gated) products(other.weight, up);
+        if (gated) products(part.weight, y, other.weight, tile);
+        products(gated ? other.weight : part.weight, gated ? up : y, part.weight, tile + count);
         const int64_t column = tile * kTile, width = std::min(int64_t{count} * kTile, part.weight.n - column);
         const float* bias = part.bias != nullptr ? part.bias + column : nullptr;
         for (int64_t row = rows.begin; row < rows.end; row++) {
@@ -205,7 +213,7 @@ struct Linear {
     // Tiles that a worker takes at once.
     int64_t piece() const {
         const int64_t rows = ceil_div(args.rows, panels);
-        const int64_t least = (quant != nullptr ? kernels.quant_tiles_at_once : kernels.tiles_at_once)[rows];
+        const int64_t least = tiles_at_once(rows);
         const int64_t bytes = args.part[0].weight.tile_bytes * (args.activation != Activation::none ? 2 : 1);
         return ceil_div(ceil_div(kPieceBytes, bytes), least) * least;
     }
@@ -213,7 +221,7 @@ struct Linear {
     // Tiles (counted over all parts) x panels.
     void run(Span tiles, Span own_panels) const {
         const int64_t most_rows = ceil_div(args.rows, panels);
-        const int at_once = (quant != nullptr ? kernels.quant_tiles_at_once : kernels.tiles_at_once)[most_rows];
+        const int at_once = tiles_at_once(most_rows);
         const int64_t chunk = std::max<int64_t>(1, kCachedPanels / (most_rows * words * 4));
         const int parts = args.activation != Activation::none ? 1 : args.parts;
         for (int64_t from = own_panels.begin; from < own_panels.end; from += chunk) {

@@ -1,0 +1,192 @@
+// A block of quantised tiles for the kernels of dot_blocks.h, step by step: what one block of rows has brought into the
+// first cache serves the others, and memory that comes next is asked for meanwhile.
+#pragma once
+#include "kernels/dot_blocks.h"
+
+namespace penstock {
+namespace {
+
+// f(panel, rows, results) for all panels of a block.
+template <class Function>
+inline void each_panel(const QuantBlock& b, int first_tile, int64_t row_words, Function f) {
+    const uint32_t* panel = b.panel;
+    float* to = b.y + first_tile * kTile;
+    for (int p = 0; p < b.panels; p++) {
+        const int rows = b.rows[p];
+        f(panel, rows, to);
+        panel += rows * row_words;
+        to += rows * b.ldy;
+    }
+}
+
+PieceRun piece_run(const QuantBlock& b) {
+    const Quant& q = b.weight->quant;
+    const ChunkLayout at(q);
+    PieceRun run{};
+    run.quant = &q;
+    run.sums = b.sums;
+    run.ldy = b.ldy;
+    run.bytes = at.bytes;
+    run.scales = at.scales;
+    run.zeros = at.zeros;
+    run.one_group = q.per_chunk == 1;
+    run.part = q.part();
+    run.in_step = q.parts_in_step();
+    return run;
+}
+
+// One step of a tile, whatever its length, for all panels; the panels' words for it begin at `words`.
+void ragged_step(const QuantBlock& b, int tile, const std::byte* chunk, int64_t codes, int64_t inputs, int64_t words) {
+    const Quant& q = b.weight->quant;
+    PieceRun run = piece_run(b);
+    run.chunk = chunk;
+    run.chunks = 1;
+    run.codes = codes;
+    run.parts_last = (inputs + run.part - 1) / run.part;
+    run.part_last = inputs - (run.parts_last - 1) * run.part;
+    each_panel(b, tile, q.row_words(), [&](const uint32_t* panel, int rows, float* to) {
+        run.panel = panel + words * rows;
+        run.y = to;
+        kPieceKernels.of(q)[rows](run);
+    });
+}
+
+// Memory is asked for so much earlier than it is needed, where one tile is read at a time.
+constexpr int64_t kAheadBytes = 4096;
+
+class WholeSteps {
+   public:
+    WholeSteps(const QuantBlock& b, int first, int tiles)
+        : b_(b), q_(b.weight->quant), at_(q_), first_(first), tiles_(tiles), block_(block_inputs(q_.codes)) {
+        const int64_t tile_bytes = b.weight->tile_bytes;
+        whole_ = q_.per_chunk * q_.padded();
+        row_words_ = q_.row_words();
+        is_long_ = whole_ > kStepInputs;
+        step_bytes_ = is_long_ ? code_bytes(q_.codes, kStepInputs) : at_.bytes;
+        ahead_ = tiles > 1 ? 1 : (kAheadBytes + step_bytes_ - 1) / step_bytes_;
+        const bool ends = first + tiles == b.count;
+        next_ = ends ? b.next : b.weight->data + (b.tile + first + tiles) * tile_bytes;
+        next_stride_ = ends ? b.next_stride : tile_bytes;
+        run_.quant = &q_;
+        run_.scales = at_.scales;
+        run_.zeros = at_.zeros;
+        run_.tile_bytes = tile_bytes;
+        run_.ldy = b.ldy;
+        run_.to_codes = step_bytes_;
+        run_.to_scales = is_long_ ? 0 : step_bytes_;
+        each_block([&](int, int, const uint32_t*, int, int) { blocks_of_rows_++; });
+    }
+
+    // Whether there are kernels for it.
+    bool there() const {
+        if (q_.scales != ScaleKind::super && q_.part() % block_ != 0) return false;
+        bool all = true;
+        each_block([&](int rows, int, const uint32_t*, int, int) { all = all && kernel(rows) != nullptr; });
+        return all;
+    }
+
+    void run() {
+        const int64_t groups = q_.groups(), chunks = (groups + q_.per_chunk - 1) / q_.per_chunk;
+        const int64_t last = q_.chunk_inputs((chunks - 1) * q_.per_chunk), part = q_.part();
+        const std::byte* chunk = b_.weight->data + (b_.tile + first_) * run_.tile_bytes;
+        if (!is_long_) {
+            const int64_t full = last == whole_ ? chunks : chunks - 1;
+            steps(chunk, at_.codes, full, whole_ / part, part, full == chunks);
+            if (full < chunks) last_step(chunk + full * at_.bytes, at_.codes, last);
+            return;
+        }
+        for (int64_t c = 0; c < chunks; c++, chunk += at_.bytes) {
+            const int64_t inputs = c + 1 == chunks ? last : whole_, full = inputs / kStepInputs;
+            const int64_t rest = inputs - full * kStepInputs;
+            steps(chunk, at_.codes, full, 1, kStepInputs, c + 1 == chunks && rest == 0);
+            if (rest > 0) last_step(chunk, at_.codes + code_bytes(q_.codes, full * kStepInputs), rest);
+        }
+    }
+
+   private:
+    const QuantBlock& b_;
+    const Quant& q_;
+    const ChunkLayout at_;
+    const int first_, tiles_;
+    const int64_t block_;
+    int64_t whole_ = 0, row_words_ = 0, step_bytes_ = 0;
+    int64_t ahead_ = 0;     // steps
+    bool is_long_ = false;  // a group has several steps
+    const std::byte* next_ = nullptr;
+    int64_t next_stride_ = 0;
+    int blocks_of_rows_ = 0;
+    int64_t words_ = 0;  // of a row, gone over
+    BlockRun run_{};
+
+    BlockKernel kernel(int rows) const { return kBlockKernels.of(q_, b_.sums, tiles_, rows); }
+
+    // Panels cut into what the kernels take: f(rows, first row, panel, first row in it, the panel's rows).
+    template <class Function>
+    void each_block(Function f) const {
+        const uint32_t* panel = b_.panel;
+        const int most = block_rows(tiles_);
+        for (int p = 0, row = 0; p < b_.panels; p++) {
+            const int rows = b_.rows[p], cuts = (rows + most - 1) / most;
+            for (int i = 0; i < cuts; i++) {
+                const int from = rows * i / cuts, to = rows * (i + 1) / cuts;
+                f(to - from, row + from, panel, from, rows);
+            }
+            panel += rows * row_words_;
+            row += rows;
+        }
+    }
+
+    // `count` steps of `parts` parts of `inputs` inputs, piece by piece where several blocks of rows shall find a piece
+    // in the first cache.
+    void steps(const std::byte* chunk, int64_t codes, int64_t count, int64_t parts, int64_t inputs, bool last) {
+        for (int64_t s = 0; s < count;) {
+            const int64_t left = count - s;
+            const int64_t n = left <= ahead_ ? left : blocks_of_rows_ == 1 ? left - ahead_ : ahead_;
+            if (is_long_)
+                piece(chunk, codes + s * step_bytes_, n, parts, inputs, last && n == left);
+            else
+                piece(chunk + s * step_bytes_, codes, n, parts, inputs, last && n == left);
+            s += n;
+        }
+    }
+
+    // Meanwhile memory is asked for that comes `ahead_` steps later, or after the last of them what comes next.
+    void piece(const std::byte* chunk, int64_t codes, int64_t count, int64_t parts, int64_t inputs, bool last) {
+        const int64_t step_inputs = parts * inputs, blocks = step_inputs / block_ * count;
+        const int64_t lines = (count * step_bytes_ / kLineBytes + blocks_of_rows_ - 1) / blocks_of_rows_;
+        const std::byte* early = last ? next_ : chunk + codes + ahead_ * step_bytes_;
+        run_.chunk = chunk;
+        run_.codes = codes;
+        run_.steps = count;
+        run_.parts = parts;
+        run_.blocks = inputs / block_;
+        run_.early_lines = early == nullptr ? 0 : (lines + blocks - 1) / blocks;
+        run_.early_stride = last ? next_stride_ : run_.tile_bytes;
+        each_block([&](int rows, int row, const uint32_t* panel, int in_panel, int panel_rows) {
+            run_.panel = panel + words_ * panel_rows + in_panel;
+            run_.panel_rows = panel_rows;
+            run_.y = b_.y + row * b_.ldy + first_ * kTile;
+            run_.early = early;
+            kernel(rows)(run_);
+            early += run_.early_lines * blocks * kLineBytes;
+        });
+        words_ += count * q_.panel_words(step_inputs);
+    }
+
+    // The last step of a group or of all, which may be a shorter one.
+    void last_step(const std::byte* chunk, int64_t codes, int64_t inputs) {
+        const int64_t part = q_.part();
+        if (inputs % (part * parts_of_block(q_.codes)) == 0) {
+            piece(chunk, codes, 1, inputs / part, part, true);
+        } else if (inputs < part && inputs % block_ == 0) {
+            piece(chunk, codes, 1, 1, inputs, true);
+        } else {
+            for (int t = 0; t < tiles_; t++)
+                ragged_step(b_, first_ + t, chunk + t * run_.tile_bytes, codes, inputs, words_);
+            words_ += q_.panel_words(inputs);
+        }
+    }
+};
+
+}  // namespace
+}  // namespace penstock
