@@ -26,19 +26,23 @@ constexpr int value_rows(int tiles) { return kAccumulators / tiles; }
 template <KVType>
 struct Cache;
 
+struct FloatLines {
+    using Line = F;
+    static F word(uint32_t x) { return set(__builtin_bit_cast(float, x)); }
+    static F add(F acc, F line, F word) { return fma(line, word, acc); }
+};
+
 template <>
-struct Cache<KVType::f32> {
+struct Cache<KVType::f32> : FloatLines {
     using Keys = Step<Format::f32, Act::f32>;
     static constexpr int kRows = 1, kBytes = 4;  // of one element of a unit
-    using Line = F;
     static Line load(const std::byte* p) { return penstock::load(reinterpret_cast<const float*>(p)); }
     static Line load(const std::byte* p, int n) { return penstock::load(reinterpret_cast<const float*>(p), n); }
 };
 template <>
-struct Cache<KVType::f16> {
+struct Cache<KVType::f16> : FloatLines {
     using Keys = Step<Format::f16, Act::f32>;
     static constexpr int kRows = 1, kBytes = 2;
-    using Line = F;
     static Line load(const std::byte* p) { return load_f16(reinterpret_cast<const uint16_t*>(p)); }
     static Line load(const std::byte* p, int n) { return load_f16(reinterpret_cast<const uint16_t*>(p), n); }
 };
@@ -47,14 +51,15 @@ struct Cache<KVType::bf16> {
     using Keys = Step<Format::bf16, Act::bf16>;
     static constexpr int kRows = 2, kBytes = 4;
     using Line = penstock::Line;
+    static Line word(uint32_t x) { return broadcast_line(x); }
+    static F add(F acc, const Line& line, const Line& word) { return dot(acc, line, word); }
     static Line load(const std::byte* p) { return load_line(reinterpret_cast<const uint32_t*>(p)); }
     static Line load(const std::byte* p, int n) { return load_line(reinterpret_cast<const uint32_t*>(p), n); }
 };
 
 template <>
-struct Cache<KVType::i8> {
+struct Cache<KVType::i8> : FloatLines {
     static constexpr int kRows = 1, kBytes = 1;
-    using Line = F;
     static Line load(const std::byte* p) { return load_i8(reinterpret_cast<const int8_t*>(p)); }
     static Line load(const std::byte* p, int n) {
         int8_t some[16] = {};
@@ -208,6 +213,18 @@ inline void add_values(const ValueRows& v, const ValueChunk& c, const uint32_t* 
     }
     for_units<type>(v, c, [&](int unit, const std::byte* p, auto part) {
         p += d * C::kBytes;
+        if constexpr (R * T >= 16 && !kTail) {  // computing is waited for: a word in a register serves all lines
+            typename C::Line lines[T];
+#pragma GCC unroll 16
+            for (int t = 0; t < T; t++) lines[t] = part(C::load(p + t * 16 * C::kBytes));
+#pragma GCC unroll 16
+            for (int r = 0; r < R; r++) {
+                const auto word = C::word(weights[r * kSpanRows + unit]);
+#pragma GCC unroll 16
+                for (int t = 0; t < T; t++) acc[r][t] = C::add(acc[r][t], lines[t], word);
+            }
+            return;
+        }
 #pragma GCC unroll 16
         for (int t = 0; t < T; t++) {
             const typename C::Line line = part(kTail ? C::load(p, n) : C::load(p + t * 16 * C::kBytes));
