@@ -1,6 +1,6 @@
-// The inner loops over quantised weights and quantised inputs in whole steps of usual groups: one tile meets the rows of
-// a panel, so that memory is read as one stream, or tiles side by side meet a few rows, so that a word of inputs serves
-// all tiles and a line of codes all rows. Other groups are dot_pieces.h's; both add up in the same order.
+// The inner loops over quantised weights and quantised inputs in whole steps of usual groups: one tile meets the rows
+// of a panel, so that memory is read as one stream, or tiles side by side meet a few rows, so that a word of inputs
+// serves all tiles and a line of codes all rows. Other groups are dot_pieces.h's; both add up in the same order.
 #pragma once
 #include "kernels/dot_pieces.h"
 
@@ -15,14 +15,14 @@ struct BlockRun {
     const Quant* quant;
     const std::byte* chunk;  // the first step's chunk of the first tile, and where in it
     int64_t scales, zeros, codes;
-    int64_t tile_bytes;              // to the next tile
+    int64_t tile_bytes;                  // to the next tile
     int64_t steps, to_scales, to_codes;  // and to the next step's
-    int64_t parts, blocks;           // of a step, and of a part; a block is block_inputs()
+    int64_t parts, blocks;               // of a step, and of a part; a block is block_inputs()
     const uint32_t* panel;
-    int64_t panel_rows;       // words from one word of a row to the next
-    const std::byte* early;   // memory that is fetched meanwhile: of each tile, which are so many bytes apart,
+    int64_t panel_rows;      // words from one word of a row to the next
+    const std::byte* early;  // memory that is fetched meanwhile: of each tile, which are so many bytes apart,
     int64_t early_stride;
-    int64_t early_lines;      // so many lines with each block
+    int64_t early_lines;  // so many lines with each block
     float* y;
     int64_t ldy;
 };
@@ -131,8 +131,7 @@ void block_plain(const BlockRun& b) {
             for (int t = 0; t < T; t++) {
                 const F scale = scale_at(s + t * tile_bytes, half, 0);
 #pragma GCC unroll 16
-                for (int r = 0; r < R; r++)
-                    totals[r * T + t] = fma(to_float(acc[r * T + t]), scale, totals[r * T + t]);
+                for (int r = 0; r < R; r++) totals[r * T + t] = fma(to_float(acc[r * T + t]), scale, totals[r * T + t]);
                 if constexpr (kShift) {
                     const F shift = shift_at(q, zeros + t * tile_bytes, p, scale);
 #pragma GCC unroll 16
@@ -187,16 +186,15 @@ void block_super(const BlockRun& b) {
         for (int64_t p = 0; p < b.parts; p += kParts, w += B::kUnits * B::kBytes) {
             early.template portion<T>();
             if constexpr (kParts == 2) {
-                part([&](I(&acc)[R * T]) __attribute__((always_inline)) {
+                part([&](I(&acc)[R* T]) __attribute__((always_inline)) {
                     B::template lines<0, 4>(acc, w, tile_bytes, a, panel_rows);
                 });
-                part([&](I(&acc)[R * T]) __attribute__((always_inline)) {
+                part([&](I(&acc)[R* T]) __attribute__((always_inline)) {
                     B::template lines<4, 8>(acc, w, tile_bytes, a, panel_rows);
                 });
             } else {
-                part([&](I(&acc)[R * T]) __attribute__((always_inline)) {
-                    B::units(acc, w, tile_bytes, a, panel_rows);
-                });
+                part([&](I(&acc)[R* T])
+                         __attribute__((always_inline)) { B::units(acc, w, tile_bytes, a, panel_rows); });
             }
         }
         F totals[R * T];
@@ -243,9 +241,12 @@ struct BlockKernels {
     template <int T, int R, int kLeast>
     constexpr void fill() {
         constexpr int i = T > 1 ? 1 : 0;
-        u8.constant[i][R] = block_plain<CodeKind::u8, T, R, false>, u8.shift[i][R] = block_plain<CodeKind::u8, T, R, true>;
-        u4.constant[i][R] = block_plain<CodeKind::u4, T, R, false>, u4.shift[i][R] = block_plain<CodeKind::u4, T, R, true>;
-        u5.constant[i][R] = block_plain<CodeKind::u5, T, R, false>, u5.shift[i][R] = block_plain<CodeKind::u5, T, R, true>;
+        u8.constant[i][R] = block_plain<CodeKind::u8, T, R, false>,
+        u8.shift[i][R] = block_plain<CodeKind::u8, T, R, true>;
+        u4.constant[i][R] = block_plain<CodeKind::u4, T, R, false>,
+        u4.shift[i][R] = block_plain<CodeKind::u4, T, R, true>;
+        u5.constant[i][R] = block_plain<CodeKind::u5, T, R, false>,
+        u5.shift[i][R] = block_plain<CodeKind::u5, T, R, true>;
         iq4.constant[i][R] = block_plain<CodeKind::iq4, T, R, false>;
         u4.super[i][R] = block_super<CodeKind::u4, T, R>;
         u5.super[i][R] = block_super<CodeKind::u5, T, R>;

@@ -137,10 +137,7 @@ void dot_plain(const PieceRun& b) {
     const std::byte* chunk = nullptr;
     F sums[R];
     walk<kKind, R>(
-        b,
-        [&](const std::byte* at) __attribute__((always_inline)) {
-            chunk = at;
-        },
+        b, [&](const std::byte* at) __attribute__((always_inline)) { chunk = at; },
         [&]() __attribute__((always_inline)) {
 #pragma GCC unroll 16
             for (int r = 0; r < R; r++) sums[r] = zero();

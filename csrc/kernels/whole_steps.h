@@ -55,7 +55,7 @@ void ragged_step(const QuantBlock& b, int tile, const std::byte* chunk, int64_t 
 constexpr int64_t kAheadBytes = 4096;
 
 class WholeSteps {
-   public:
+  public:
     WholeSteps(const QuantBlock& b, int first, int tiles)
         : b_(b), q_(b.weight->quant), at_(q_), first_(first), tiles_(tiles), block_(block_inputs(q_.codes)) {
         const int64_t tile_bytes = b.weight->tile_bytes;
@@ -103,7 +103,7 @@ class WholeSteps {
         }
     }
 
-   private:
+  private:
     const QuantBlock& b_;
     const Quant& q_;
     const ChunkLayout at_;

@@ -142,8 +142,8 @@ struct Linear {
     }
 
     // The same for the panels from `first` on, which have these rows together.
-    void dot_quantised(const Matrix& w, int64_t tile, int count, int64_t first, Span rows, float* y,
-                       const Matrix& next, int64_t next_tile) const {
+    void dot_quantised(const Matrix& w, int64_t tile, int count, int64_t first, Span rows, float* y, const Matrix& next,
+                       int64_t next_tile) const {
         QuantBlock block{};
         int each[kPanelsAtOnce];
         block.weight = &w;
@@ -183,9 +183,10 @@ struct Linear {
                 dot(w, tile, count, rows, to);
             }
         };
+        const int64_t column = tile * kTile, width = std::min(int64_t{count} * kTile, part.weight.n - column);
+        if (args.rows > kFetchRows) fetch_results(part, column, width, rows);
         if (gated) products(part.weight, y, other.weight, tile);
         products(gated ? other.weight : part.weight, gated ? up : y, part.weight, tile + count);
-        const int64_t column = tile * kTile, width = std::min(int64_t{count} * kTile, part.weight.n - column);
         const float* bias = part.bias != nullptr ? part.bias + column : nullptr;
         for (int64_t row = rows.begin; row < rows.end; row++) {
             const int64_t from = (row - rows.begin) * count * kTile;
@@ -197,6 +198,18 @@ struct Linear {
                 const float* residual =
                     args.residual.data != nullptr ? args.residual.data + row * args.residual.ld + column : nullptr;
                 kernels.finish(y + from, bias, residual, to, width);
+            }
+        }
+    }
+
+    // Where results go, and what is added to them: each row's lie in lines of their own.
+    void fetch_results(const LinearPart& part, int64_t column, int64_t width, Span rows) const {
+        for (int64_t row = rows.begin; row < rows.end; row++) {
+            const float *to = part.y + row * part.ldy + column, *residual = args.residual.data;
+            if (residual != nullptr) residual += row * args.residual.ld + column;
+            for (int64_t i = 0; i < width; i += kTile) {
+                prefetch_line(to + i);
+                if (residual != nullptr) prefetch_line(residual + i);
             }
         }
     }

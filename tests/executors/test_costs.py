@@ -124,6 +124,7 @@ def test_a_window_bounds_what_is_read() -> None:
     cost = costs.of(traced, batch(2, [10, 2], [0, 1, 2]))  # one sees 3 of 10 rows, the other both of 2
     assert cost.flops == 4 * (3 + 2) * 2 * 4
     assert cost.bytes == 2 * 4 * 2 * 8 + 2 * (3 + 2) * 4 * 2
+    assert cost.arithmetic == "bf16"
 
 
 def test_no_rows_cost_nothing() -> None:

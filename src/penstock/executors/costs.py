@@ -38,6 +38,7 @@ class Costs:
 
     def __init__(self, program: Program, held: Callable[[str], Held], kv_dtype: str) -> None:
         self.program, self.held = program, held
+        self._attention_arithmetic = "bf16" if kv_dtype == "bf16" else "f32"
         self._kv_bytes = [kv_token_bytes(kv, kv_dtype) for kv in program.kv]
         self._values = {name: (value.width, value.rows == "logits") for name, value in program.values.items()}
         self._routers = {op.inputs[1]: int(op.attrs["top_k"]) for op in program.ops if op.kind == "moe"}
@@ -96,7 +97,8 @@ class Costs:
             pairs += int((np.minimum(seen, window) if window else seen).sum())
             keys += min(c, window + q - 1) if window else c
         moved += keys * self._kv_bytes[int(op.attrs["layer"])]
-        return Cost(moved, 4.0 * pairs * int(op.attrs["heads"]) * int(op.attrs["head_dim"]))
+        flops = 4.0 * pairs * int(op.attrs["heads"]) * int(op.attrs["head_dim"])
+        return Cost(moved, flops, self._attention_arithmetic)
 
 
 def _distinct(router: F32, top_k: int) -> int:
