@@ -148,6 +148,31 @@ void block_plain(const BlockRun& b) {
     }
 }
 
+// Takes off a step's minima, times the sums of its inputs. Minima of two parts meet two sums, which lie in the first
+// one's word; `words` are the step's.
+template <CodeKind kKind, int T, int R>
+inline __attribute__((always_inline)) void subtract_minima(const BlockRun& b, const std::byte* chunk,
+                                                           const uint32_t* words, F (&totals)[R * T]) {
+    constexpr int kPairWords = 2 * (1 + block_inputs(kKind) / 4);
+    const int64_t tile_bytes = b.tile_bytes, panel_rows = b.panel_rows;
+#pragma GCC unroll 4
+    for (int t = 0; t < T; t++) {
+        I minima[R];
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) minima[r] = set_i(0);
+        const std::byte* z = chunk + b.zeros + t * tile_bytes;
+        const uint32_t* at = words;
+        for (int64_t p = 0; p < b.parts; p += 2, z += 2 * kTile, at += kPairWords * panel_rows) {
+            const I both = pair(load_u8_i(z), load_u8_i(z + kTile));
+#pragma GCC unroll 16
+            for (int r = 0; r < R; r++) minima[r] = dot_pairs(minima[r], both, set_i(static_cast<int32_t>(at[r])));
+        }
+        const F m = scale_at(chunk + t * tile_bytes, true, 1);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) totals[r * T + t] = totals[r * T + t] - to_float(minima[r]) * m;
+    }
+}
+
 // Scales are whole numbers times one of the chunk, which is a step.
 template <CodeKind kKind, int T, int R>
 void block_super(const BlockRun& b) {
@@ -204,28 +229,7 @@ void block_super(const BlockRun& b) {
 #pragma GCC unroll 16
             for (int r = 0; r < R; r++) totals[r * T + t] = to_float(sums[r * T + t]) * d;
         }
-        if constexpr (kShift) {
-            // Minima of two parts meet two sums, which lie in the first one's word.
-            const std::byte* zeros = chunk + b.zeros;
-            constexpr int kPairWords = 2 * (1 + block_inputs(kKind) / 4);
-#pragma GCC unroll 4
-            for (int t = 0; t < T; t++) {
-                I minima[R];
-#pragma GCC unroll 16
-                for (int r = 0; r < R; r++) minima[r] = set_i(0);
-                const std::byte* z = zeros + t * tile_bytes;
-                const uint32_t* at = words;
-                for (int64_t p = 0; p < b.parts; p += 2, z += 2 * kTile, at += kPairWords * panel_rows) {
-                    const I both = pair(load_u8_i(z), load_u8_i(z + kTile));
-#pragma GCC unroll 16
-                    for (int r = 0; r < R; r++)
-                        minima[r] = dot_pairs(minima[r], both, set_i(static_cast<int32_t>(at[r])));
-                }
-                const F m = scale_at(chunk + t * tile_bytes, true, 1);
-#pragma GCC unroll 16
-                for (int r = 0; r < R; r++) totals[r * T + t] = totals[r * T + t] - to_float(minima[r]) * m;
-            }
-        }
+        if constexpr (kShift) subtract_minima<kKind, T, R>(b, chunk, words, totals);
         add_step<T, R>(b.y, ldy, totals, row_scales);
     }
 }
