@@ -24,6 +24,17 @@ def test_turns_are_short_within_only() -> None:
     assert sys.getswitchinterval() == before
 
 
+def test_contexts_that_overlap_give_back_the_usual_turn() -> None:
+    before = sys.getswitchinterval()
+    first, second = Aside(lambda: 1), Aside(lambda: 2)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert sys.getswitchinterval() < before
+    second.__exit__(None, None, None)
+    assert sys.getswitchinterval() == before
+
+
 def test_errors_come_as_soon_as_asked() -> None:
     def fail() -> None:
         raise ValueError("no tokenizer")

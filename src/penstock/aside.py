@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, Self, TypeVar
@@ -10,6 +11,32 @@ from typing import Generic, Self, TypeVar
 T = TypeVar("T")
 TURN = 2e-4
 """Seconds that Python runs in one thread while another waits for it."""
+
+
+class _Turns:
+    """How long turns are is one number of the whole process: the first context shortens it, the last one to be left
+    gives it back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._usual = 0.0
+
+    def shorten(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._usual = sys.getswitchinterval()
+                sys.setswitchinterval(min(TURN, self._usual))
+            self._inside += 1
+
+    def give_back(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                sys.setswitchinterval(self._usual)
+
+
+_turns = _Turns()
 
 
 class Aside(Generic[T]):
@@ -33,10 +60,9 @@ class Aside(Generic[T]):
             self._future.result()
 
     def __enter__(self) -> Self:
-        self._turn = sys.getswitchinterval()
-        sys.setswitchinterval(min(TURN, self._turn))
+        _turns.shorten()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown()
-        sys.setswitchinterval(self._turn)
+        _turns.give_back()

@@ -9,12 +9,27 @@ from typing import Any
 from tests.server.harness import Server, eventually, open_model
 
 
+class Slow:
+    """An executor whose steps take their time."""
+
+    def __init__(self, executor: Any) -> None:
+        self._executor = executor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executor, name)
+
+    def run(self, batch: Any) -> Any:
+        time.sleep(0.003)
+        return self._executor.run(batch)
+
+
 def test_a_key_with_a_long_queue_does_not_hold_up_another(checkpoint):
     model = open_model(checkpoint, max_num_seqs=1, max_logits_rows=1)
+    model.model.engine.executor = Slow(model.model.executor)  # the queue is there before it is worked off
     done: list[str] = []
 
     def ask(server, key: str) -> None:
-        body = {"prompt": "x", "max_tokens": 120, "ignore_eos": True}
+        body = {"prompt": "x", "max_tokens": 40, "ignore_eos": True}
         assert server.post("/v1/completions", body, Authorization=f"Bearer {key}").status == 200
         done.append(key)
 
@@ -30,20 +45,6 @@ def test_a_key_with_a_long_queue_does_not_hold_up_another(checkpoint):
             thread.join()
         assert eventually(server.idle)
     model.close()
-
-
-class Slow:
-    """An executor whose steps take their time."""
-
-    def __init__(self, executor: Any) -> None:
-        self._executor = executor
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._executor, name)
-
-    def run(self, batch: Any) -> Any:
-        time.sleep(0.003)
-        return self._executor.run(batch)
 
 
 def test_a_queue_that_is_full_in_tokens_says_when_to_come_again(checkpoint):
