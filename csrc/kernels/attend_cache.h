@@ -70,10 +70,19 @@ struct Cache<KVType::i8> : FloatLines {
 // Before the elements of so many rows: their scales.
 constexpr int64_t cache_head(KVType type, int rows) { return type == KVType::i8 ? rows * 4 : 0; }
 
+// Asks for T lines so many bytes ahead, or for none.
+template <int T>
+inline void fetch_ahead(const std::byte* p, int64_t stride, int64_t ahead) {
+    if (ahead == 0) return;
+#pragma GCC unroll 16
+    for (int t = 0; t < T; t++) prefetch_near(p + t * stride + ahead);
+}
+
 // Scores of R query rows and T groups, to scores + r * kSpanRows + t * 16: lanes are cache rows. A group's lines lie
-// one in `every`.
+// one in `every`. ahead: from these keys, of one tile, to those that come next, in bytes; 0: nothing is fetched.
 template <KVType type, int R, int T>
-inline void score_groups(int64_t head_dim, int every, const uint32_t* q, const std::byte* const* keys, float* scores) {
+inline void score_groups(int64_t head_dim, int every, const uint32_t* q, const std::byte* const* keys, int64_t ahead,
+                         float* scores) {
     using S = typename Cache<type>::Keys;
     static_assert(S::kWords == 1);
     const std::byte* w[T];
@@ -87,6 +96,7 @@ inline void score_groups(int64_t head_dim, int every, const uint32_t* q, const s
     static_assert(S::kBytes == kv_line_bytes(type));
     const int64_t step = every * S::kBytes, bytes = head_dim / S::kInputs * step;
     for (int64_t i = 0; i < bytes; i += step, q += R) {
+        fetch_ahead<T>(w[0] + i, kv_line_bytes(type), ahead);
         typename S::Weights line[T];
 #pragma GCC unroll 16
         for (int t = 0; t < T; t++) line[t] = S::load(w[t] + i);
@@ -110,7 +120,8 @@ inline void score_groups(int64_t head_dim, int every, const uint32_t* q, const s
 
 // The same of bytes; q as fill_panel makes it.
 template <int R, int T>
-inline void score_bytes(int64_t head_dim, int every, const uint32_t* q, const std::byte* const* keys, float* scores) {
+inline void score_bytes(int64_t head_dim, int every, const uint32_t* q, const std::byte* const* keys, int64_t ahead,
+                        float* scores) {
     const std::byte* w[T];
 #pragma GCC unroll 16
     for (int t = 0; t < T; t++) w[t] = keys[t] + cache_head(KVType::i8, 16 * every);
@@ -121,6 +132,7 @@ inline void score_bytes(int64_t head_dim, int every, const uint32_t* q, const st
         for (int t = 0; t < T; t++) acc[r][t] = set_i(static_cast<int32_t>(q[R + r]));
     const uint32_t* a = q + 2 * R;
     for (int64_t i = 0; i < head_dim * 16 * every; i += 64 * every, a += R) {
+        fetch_ahead<T>(w[0] + i, kv_line_bytes(KVType::i8), ahead);
         Codes line[T];
 #pragma GCC unroll 16
         for (int t = 0; t < T; t++) line[t] = load_codes(w[t] + i);
@@ -147,6 +159,7 @@ struct ValueRows {
     const std::byte* const* values;
     int64_t offset;
     int tile, begin, end;
+    int64_t ahead = 0;  // from these values to those that come next, in bytes; 0: nothing is fetched
 };
 // Of it elements chunk ... chunk + width of a head.
 struct ValueChunk {
@@ -213,6 +226,7 @@ inline void add_values(const ValueRows& v, const ValueChunk& c, const uint32_t* 
     }
     for_units<type>(v, c, [&](int unit, const std::byte* p, auto part) {
         p += d * C::kBytes;
+        fetch_ahead<T>(p, 16 * C::kBytes, v.ahead);
         if constexpr (R * T >= 16 && !kTail) {  // computing is waited for: a word in a register serves all lines
             typename C::Line lines[T];
 #pragma GCC unroll 16

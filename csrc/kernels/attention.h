@@ -9,21 +9,23 @@ namespace penstock {
 namespace {
 
 template <KVType type, int R, int T>
-inline void score_some(const AttendRun& a, const AttendPanel& b, const std::byte* const* keys, int group) {
+inline void score_some(const AttendRun& a, const AttendPanel& b, const std::byte* const* keys, int group,
+                       int64_t ahead) {
     if constexpr (type == KVType::i8)
-        score_bytes<R, T>(a.head_dim, a.tile_rows / 16, b.q, keys + group, b.scores + group * 16);
+        score_bytes<R, T>(a.head_dim, a.tile_rows / 16, b.q, keys + group, ahead, b.scores + group * 16);
     else
-        score_groups<type, R, T>(a.head_dim, a.tile_rows / 16, b.q, keys + group, b.scores + group * 16);
+        score_groups<type, R, T>(a.head_dim, a.tile_rows / 16, b.q, keys + group, ahead, b.scores + group * 16);
 }
 
 template <KVType type, int R>
-void score_panel(const AttendRun& a, const AttendPanel& b, const std::byte* const* keys, int from, int to) {
+void score_panel(const AttendRun& a, const AttendPanel& b, const std::byte* const* keys, int from, int to,
+                 int64_t ahead) {
     constexpr int kAtOnce = attend_tiles(R);
-    for (; from + kAtOnce <= to; from += kAtOnce) score_some<type, R, kAtOnce>(a, b, keys, from);
+    for (; from + kAtOnce <= to; from += kAtOnce) score_some<type, R, kAtOnce>(a, b, keys, from, ahead);
     if constexpr (kAtOnce > 2)
-        for (; from + 2 <= to; from += 2) score_some<type, R, 2>(a, b, keys, from);
+        for (; from + 2 <= to; from += 2) score_some<type, R, 2>(a, b, keys, from, ahead);
     if constexpr (kAtOnce > 1)
-        for (; from < to; from++) score_some<type, R, 1>(a, b, keys, from);
+        for (; from < to; from++) score_some<type, R, 1>(a, b, keys, from, ahead);
 }
 
 // Adds the values of rows begin <= row < end of a span, all that any row of the panel sees. A row's weight of what it
@@ -52,9 +54,9 @@ void add_panel(const AttendRun& a, const AttendPanel& b, const Seen& seen, const
 
 // By the number of rows of a panel.
 template <KVType type, int R = kMaxRows>
-void score(const AttendRun& a, const AttendPanel& b, const std::byte* const* keys, int from, int to) {
-    if (b.rows == R) return score_panel<type, R>(a, b, keys, from, to);
-    if constexpr (R > 1) score<type, R - 1>(a, b, keys, from, to);
+void score(const AttendRun& a, const AttendPanel& b, const std::byte* const* keys, int from, int to, int64_t ahead) {
+    if (b.rows == R) return score_panel<type, R>(a, b, keys, from, to, ahead);
+    if constexpr (R > 1) score<type, R - 1>(a, b, keys, from, to, ahead);
 }
 template <KVType type, int R = kMaxRows>
 void add(const AttendRun& a, const AttendPanel& b, const Seen& seen, const ValueRows& v, const float* scale) {
@@ -64,7 +66,8 @@ void add(const AttendRun& a, const AttendPanel& b, const Seen& seen, const Value
 
 // Adds the values of rows begin <= row < end of a span to a panel's sums, rescaling these where they shrink.
 template <KVType type>
-void add_span(const AttendRun& a, const AttendPanel& b, const Seen& seen, int group0, int begin, int end) {
+void add_span(const AttendRun& a, const AttendPanel& b, const Seen& seen, int group0, int begin, int end,
+              int64_t ahead) {
     const auto shrinks = [&](int step) { return (b.shrunk >> step & 1) != 0; };
     while (begin < end) {
         const int step = begin / kStepRows, start = step * kStepRows;
@@ -72,7 +75,7 @@ void add_span(const AttendRun& a, const AttendPanel& b, const Seen& seen, int gr
         int to = start + kStepRows;
         while (to < end && !shrinks(to / kStepRows)) to += kStepRows;
         to = to < end ? to : end;
-        const ValueRows v{a.values + group0, b.offset, a.tile_rows, begin, to};
+        const ValueRows v{a.values + group0, b.offset, a.tile_rows, begin, to, ahead};
         add<type>(a, b, seen, v, first && shrinks(step) ? b.shrink[step] : nullptr);
         begin = to;
     }
@@ -94,18 +97,20 @@ void attend_alone(const AttendRun& a) {
             next[count++] = a.keys[group0 + g + kSpanGroups];
             next[count++] = a.values[group0 + g + kSpanGroups];
         }
-        score<type>(a, b, keys, from, to);
+        score<type>(a, b, keys, from, to, 0);
         weigh_panel<type>(a, b, seen, group0 * 16, Early{next, count, b.offset, a.group_bytes});
-        add_span<type>(a, b, seen, group0, seen.min_lo, seen.max_hi);
+        add_span<type>(a, b, seen, group0, seen.min_lo, seen.max_hi, 0);
     }
 }
 
 // Panels first <= i < last over one span: keys tile by tile, in each panel after panel, then values. Reading memory in
-// its order is what counts here: the system's own prefetching then keeps up. While weights are computed the beginning
-// of the values is fetched, and of the keys that come next, if they are known.
+// its order is what counts here. While keys meet queries and values their weights, what comes next is fetched at the
+// same pace, if it is known; while weights are computed, its beginning and that of the values.
 template <KVType type>
 void attend_span(const AttendRun& a, int first, int last, int group0, int groups, bool all,
                  const std::byte* next_keys) {
+    // Values lie as keys do: what comes next is as far away. The first panel asks for it, line by line.
+    const int64_t ahead = next_keys != nullptr ? next_keys - (a.keys[group0] + a.panels[first].offset) : 0;
     const int rows = groups * 16;
     const Seen whole(rows);
     Seen part(0);
@@ -126,7 +131,7 @@ void attend_span(const AttendRun& a, int first, int last, int group0, int groups
         const int next = (g / tile + 1) * tile < to ? (g / tile + 1) * tile : to;
         for (int i = first; i < last; i++) {
             for (int t = g; t < next; t++) memory[t] = a.keys[group0 + t] + a.panels[i].offset;
-            score<type>(a, a.panels[i], memory, g, next);
+            score<type>(a, a.panels[i], memory, g, next, i == first ? ahead : 0);
         }
         g = next;
     }
@@ -146,7 +151,7 @@ void attend_span(const AttendRun& a, int first, int last, int group0, int groups
         for (int i = first; i < last; i++) {
             const Seen& seen = seen_by(i);
             const int begin = seen.min_lo > row ? seen.min_lo : row, end = seen.max_hi < next ? seen.max_hi : next;
-            add_span<type>(a, a.panels[i], seen, group0, begin, end);
+            add_span<type>(a, a.panels[i], seen, group0, begin, end, i == first ? ahead : 0);
         }
         row = next;
     }
