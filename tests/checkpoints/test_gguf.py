@@ -210,6 +210,26 @@ def test_wrong_files_are_told(tmp_path: Path, case: str) -> None:
     assert re.search(said, message), message
 
 
+@settings(max_examples=50)
+@given(
+    words=st.lists(st.text(max_size=9) | st.text(min_size=300, max_size=300), min_size=1, max_size=40),
+    native=st.booleans(),
+)
+def test_strings_of_any_length_with_and_without_the_extension(
+    tmp_path_factory: pytest.TempPathFactory, words: list[str], native: bool
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "strings.gguf"
+    path.write_bytes(encode({"a.words": words, "behind": 7}, {"t": VALUES}))
+    with pytest.MonkeyPatch.context() as patch:
+        if not native:
+            patch.setattr("penstock.checkpoints.gguf_header.extension", lambda: None)
+        with GgufFile(path) as source:
+            found = source.metadata["a.words"]
+            assert list(found) == found[:] == [found[i] for i in range(len(words))] == words
+            assert source.metadata["behind"] == 7
+            assert np.array_equal(source.get("t"), VALUES)
+
+
 def small() -> bytes:
     metadata = {"general.architecture": "llama", "a.flag": True, "a.rate": 0.5, "a.words": ["x", "yz"], "a.n": [1, 2]}
     return encode(metadata, {"t": VALUES, "b": (Q8_0, (32, 1), bytes(34)), "h": VALUES.astype(np.float16)})

@@ -33,6 +33,21 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
         assert f"\n  {command} " in done.stdout
 
 
+@pytest.mark.parametrize(("command", "own", "then"), [("version", "", "1"), ("version", "4", "4"), ("merge", "", "")])
+def test_numpy_starts_no_threads_where_none_is_used(
+    command: str, own: str, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process, whose environment it is; `main` with arguments leaves the environment alone."""
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", own)
+    if not own:
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    assert edge.main([command, "-h"]) == 0
+    assert os.environ.get("OPENBLAS_NUM_THREADS", "") == own
+    monkeypatch.setattr(sys, "argv", ["penstock", command, "-h"])
+    assert edge.main() == 0
+    assert os.environ.get("OPENBLAS_NUM_THREADS", "") == then
+
+
 @pytest.mark.parametrize("command", ["generate", "chat", "serve", "doctor"])
 def test_help_of_a_command_loads_no_model_library(command: str) -> None:
     code = (

@@ -1,8 +1,8 @@
 """Weights as a stream: read, hand over, let go.
 
 While the consumer holds one weight, only the pages of that weight's tensors are in this process; they are released
-before the next is read. A consumer that copies (packs) what it gets therefore needs the packed weights plus one tensor
-(two for a stack of experts being gathered), never two copies of the checkpoint. A consumer that keeps the views reads
+while the next is read. A consumer that copies (packs) what it gets therefore needs the packed weights plus two tensors
+(three for a stack of experts being gathered), never two copies of the checkpoint. A consumer that keeps the views reads
 their pages in again when it uses them.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -73,8 +74,14 @@ class _Loader:
         self.sizes = {name: sum(source.info(p).nbytes for p in t.parts.values()) for name, t in tensors.items()}
         self.done, self.total = 0, sum(self.sizes.values())
         self.shared: dict[str, WeightData] = {}  # built once for several targets
+        self.releasing: ThreadPoolExecutor
+        self.released: Future[None] | None = None
 
     def stream(self) -> Iterator[tuple[WeightSpec, WeightData]]:
+        with ThreadPoolExecutor(1, "penstock-release") as self.releasing:
+            yield from self._weights()
+
+    def _weights(self) -> Iterator[tuple[WeightSpec, WeightData]]:
         for recipe in self.recipes:
             data = self._stacked(recipe) if recipe.rule.stack else self._one(recipe)
             if recipe.rows is not None:
@@ -144,6 +151,12 @@ class _Loader:
         self._release(tensor)
 
     def _release(self, tensor: Tensor) -> None:
+        """Let go of a tensor's pages while the next one is used: that takes as long as a tenth of packing it."""
+        if self.released is not None:
+            self.released.result()
+        self.released = self.releasing.submit(self._release_now, tensor)
+
+    def _release_now(self, tensor: Tensor) -> None:
         for name in tensor.parts.values():
             self.source.release(name)
 

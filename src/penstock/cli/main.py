@@ -94,6 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done; 1 failed; 2 a wish or a request that cannot be met; 3 a damaged or unknown checkpoint; 4 a library is
     missing; 130 interrupted; 141 the reader of the output went away.
     """
+    if argv is None and sys.argv[1:2] != ["merge"]:  # which multiplies large matrices in numpy
+        # numpy's BLAS starts a thread for each CPU, which spins for as long as a tenth of a second while we load.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code = _run(list(sys.argv[1:] if argv is None else argv))
     if argv is None:
         _leave(code)
