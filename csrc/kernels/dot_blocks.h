@@ -31,14 +31,16 @@ using BlockKernel = void (*)(const BlockRun&);
 constexpr int block_inputs(CodeKind kind) { return kind == CodeKind::u2 || kind == CodeKind::u6 ? 16 : 32; }
 constexpr int parts_of_block(CodeKind kind) { return kind == CodeKind::u3 ? 2 : 1; }  // two groups share a unit
 
-template <CodeKind kKind, int T, int R>
+// kChains: each sum is kept in so many, of every other line, to be added up at the end; they are whole numbers.
+template <CodeKind kKind, int T, int R, int kChains = 1>
 struct Block {
+    static constexpr int kSums = kChains * R * T;
     static constexpr int kUnit = unit_inputs(kKind), kUnits = block_inputs(kKind) / kUnit;
     static constexpr int kBytes = unit_lines(kKind) * kLineBytes;
 
     // Lines kLine .. kEnd of a unit; `a` moves on.
     template <int kLine, int kEnd>
-    static inline __attribute__((always_inline)) void lines(I (&acc)[R * T], const std::byte* unit, int64_t tile_bytes,
+    static inline __attribute__((always_inline)) void lines(I (&acc)[kSums], const std::byte* unit, int64_t tile_bytes,
                                                             const uint32_t*& a, int64_t panel_rows) {
         Codes w[T];
 #pragma GCC unroll 4
@@ -46,7 +48,8 @@ struct Block {
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++) {
             if constexpr (T == 1) {
-                acc[r] = is_small(kKind) ? dot_small_word(acc[r], w[0], a + r) : dot_word(acc[r], w[0], a + r);
+                I& sum = acc[kLine % kChains * R + r];
+                sum = is_small(kKind) ? dot_small_word(sum, w[0], a + r) : dot_word(sum, w[0], a + r);
             } else {
                 I x = broadcast_codes(a[r]);
                 hold(x);
@@ -60,7 +63,7 @@ struct Block {
         if constexpr (kLine + 1 < kEnd) lines<kLine + 1, kEnd>(acc, unit, tile_bytes, a, panel_rows);
     }
     template <int kCount = kUnits>
-    static inline __attribute__((always_inline)) void units(I (&acc)[R * T], const std::byte* w, int64_t tile_bytes,
+    static inline __attribute__((always_inline)) void units(I (&acc)[kSums], const std::byte* w, int64_t tile_bytes,
                                                             const uint32_t*& a, int64_t panel_rows) {
         lines<0, kUnit / 4>(acc, w, tile_bytes, a, panel_rows);
         if constexpr (kCount > 1) units<kCount - 1>(acc, w + kBytes, tile_bytes, a, panel_rows);
@@ -98,7 +101,8 @@ inline __attribute__((always_inline)) void add_step(float* y, int64_t ldy, const
 // Scales are numbers; `kShift`: and so is what is added after them (zeros are not constant).
 template <CodeKind kKind, int T, int R, bool kShift>
 void block_plain(const BlockRun& b) {
-    using B = Block<kKind, T, R>;
+    constexpr int kChains = T == 1 && R <= 2 ? 2 : 1;  // one or two rows wait for each product (q8_0: 2 % of a step)
+    using B = Block<kKind, T, R, kChains>;
     const Quant& q = *b.quant;
     const bool half = q.scales == ScaleKind::f16;
     const int64_t tile_bytes = b.tile_bytes, panel_rows = T == 1 ? R : b.panel_rows, ldy = b.ldy, blocks = b.blocks;
@@ -114,7 +118,7 @@ void block_plain(const BlockRun& b) {
         a += panel_rows;
         const std::byte *s = scales, *w = codes;
         for (int64_t p = 0; p < b.parts; p++, s += to_part) {
-            I acc[R * T];
+            I acc[B::kSums];
             const uint32_t* sums = a;
 #pragma GCC unroll 16
             for (int r = 0; r < R; r++) {
@@ -122,11 +126,15 @@ void block_plain(const BlockRun& b) {
 #pragma GCC unroll 4
                 for (int t = 0; t < T; t++) acc[r * T + t] = begin;
             }
+#pragma GCC unroll 4
+            for (int i = R * T; i < B::kSums; i++) acc[i] = set_i(0);
             a += panel_rows;
             for (int64_t i = blocks; i > 0; i--, w += B::kUnits * B::kBytes) {
                 early.template portion<T>();
                 B::units(acc, w, tile_bytes, a, panel_rows);
             }
+#pragma GCC unroll 4
+            for (int i = R * T; i < B::kSums; i++) acc[i - R * T] = acc[i - R * T] + acc[i];
 #pragma GCC unroll 4
             for (int t = 0; t < T; t++) {
                 const F scale = scale_at(s + t * tile_bytes, half, 0);
