@@ -111,7 +111,8 @@ def limits(result: Result) -> dict[str, tuple[float, float]]:
 def head(result: Result) -> list[str]:
     """The machine and its limits, in words."""
     facts = result["machine"]
-    words = {"read_gbs": "read {} GB/s", "read_plain_gbs": "{} with plain pages", "f32_gflops": "f32 {} GFLOP/s",
+    words = {"read_gbs": "read {} GB/s", "read_usual_gbs": "{} in the middle of a probe's runs",
+             "read_plain_gbs": "{} with plain pages", "f32_gflops": "f32 {} GFLOP/s",
              "bf16_gflops": "bf16 {}", "int8_gops": "int8 {} Gop/s"}  # fmt: skip
     found = limits(result)
     probed = ", ".join(

@@ -1,9 +1,10 @@
 """Decode step by step: what a step of N streams takes, which no prompt and no start-up is part of.
 
-    python -m benchmarks.steps MODEL [--quantization int8] [--streams 1,4,8,16,32] [--out FILE]
+    python -m benchmarks.steps MODEL [--quantization int8] [--streams 1,4,8,16,32] [--bus TURNS] [--out FILE]
 
 Where neighbours take turns on a machine, the difference of two runs (`benchmarks.cpu`, which peers need) wanders more
 than what is measured; here the middle step is told and the one that a tenth of them are faster than, and prefills.
+``--bus`` has one stream take turns with plain reads, so many times, and tells what share of the bus a step has.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import statistics
 import time
 from pathlib import Path
 
-from penstock import LLM, SamplingParams
+from penstock import LLM, SamplingParams, _native
 from penstock.types import Batch, StepOutput
 
 PROMPT, STEPS, LONG, TURNS = 64, 40, 2048, 3
+PROBE = 0.3
+"""Seconds of each probe."""
 
 
 def _prompt(length: int, seed: int) -> list[int]:
@@ -52,17 +55,46 @@ def prefill(llm: LLM) -> float:
     return LONG / (time.perf_counter() - start)
 
 
+def bus(llm: LLM, turns: int) -> dict[str, float]:
+    """One stream beside plain reads: GB/s of the middle and of the fastest step of each turn, as shares of the middle
+    and of the fastest of the reads just before and after; medians over the turns."""
+    executor = llm.model.engine.executor
+    read = [name for name, weight in executor.program.weights.items() if weight.kind != "table"]
+    nbytes = 1e-9 * sum(executor.held(name).nbytes for name in read)
+    found: dict[str, list[float]] = {"gbs": [], "bus": [], "share": [], "share_best": []}
+    before = _native.probe(0, PROBE)
+    for _ in range(turns):
+        took = decode(llm, 1)
+        after = _native.probe(0, PROBE)
+        usual = (before["read_usual_gbs"] + after["read_usual_gbs"]) / 2
+        best = max(before["read_gbs"], after["read_gbs"])
+        found["gbs"].append(nbytes / statistics.median(took))
+        found["bus"].append(usual)
+        found["share"].append(nbytes / statistics.median(took) / usual)
+        found["share_best"].append(nbytes / min(took) / best)
+        before = after
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("model")
     parser.add_argument("--quantization", choices=("int8", "int4"))
     parser.add_argument("--streams", default="1,4,8,16,32")
+    parser.add_argument("--bus", type=int, metavar="TURNS", help="the share of the bus instead of the rates")
     parser.add_argument("--out", type=Path, help="the figures as JSON")
     given = parser.parse_args()
     llm = LLM(
         given.model, quantization=given.quantization, max_model_len=2 * LONG, skip_tokenizer_init=True,
         enable_prefix_caching=False, kv_cache_memory=4 << 30,
     )  # fmt: skip
+    if given.bus:
+        share = bus(llm, given.bus)
+        print(
+            f"{share['gbs']:.1f} GB/s of {share['bus']:.1f} that plain reads get: {share['share']:.1%}; "
+            f"at best {share['share_best']:.1%} of their best"
+        )
+        return
     rates: dict[str, tuple[float, float]] = {}
     for streams in map(int, given.streams.split(",")):
         took = decode(llm, streams)

@@ -33,6 +33,7 @@ void bind_probe(nb::module_& m) {
             d["isa"] = isa_name(*choice.kernels);
             d["threads"] = count;
             d["read_gbs"] = r.read_gbs;
+            d["read_usual_gbs"] = r.read_usual_gbs;
             d["read_plain_gbs"] = r.read_plain_gbs;
             d["f32_gflops"] = r.f32_gflops;
             d["bf16_gflops"] = r.bf16_gflops;
@@ -40,7 +41,9 @@ void bind_probe(nb::module_& m) {
             return d;
         },
         "threads"_a = 0, "seconds"_a = 0.3, "isa"_a = "",
-        "Measured limits: read bandwidth (GB/s; in 2 MB pages where the system gives them, and plain) and peak of f32, "
+        "Measured limits: read bandwidth (GB/s; the best and the middle run in 2 MB pages where the system gives them, "
+        "the "
+        "best in plain ones) and peak of f32, "
         "bf16 (GFLOP/s) and int8 (Gop/s; 0: no such "
         "instruction).");
 }

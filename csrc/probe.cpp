@@ -47,7 +47,11 @@ double peak(Team& team, double (*kernel)(int64_t), double seconds) {
     return best / 1e9;
 }
 
-double read_bandwidth(Team& team, uint64_t (*read)(const std::byte*, int64_t), Pages pages, double seconds) {
+struct Rate {
+    double best, usual;
+};
+
+Rate read_bandwidth(Team& team, uint64_t (*read)(const std::byte*, int64_t), Pages pages, double seconds) {
     const Region memory(int64_t{256} << 20, pages, "the bandwidth probe");
 #if defined(__linux__) && defined(MADV_NOHUGEPAGE)
     if (pages == Pages::small) madvise(memory.data(), static_cast<size_t>(memory.bytes()), MADV_NOHUGEPAGE);
@@ -62,7 +66,7 @@ double read_bandwidth(Team& team, uint64_t (*read)(const std::byte*, int64_t), P
         std::memset(memory.data() + begin, 1, end - begin);
     });
     std::vector<uint64_t> sums(team.count() * 16);
-    double best = 0;
+    std::vector<double> rates;
     const auto start = Clock::now();
     do {
         const auto begin_time = Clock::now();
@@ -71,11 +75,12 @@ double read_bandwidth(Team& team, uint64_t (*read)(const std::byte*, int64_t), P
             share(w, begin, end);
             sums[w.id * 16] += read(memory.data() + begin, end - begin);
         });
-        best = std::max(best, static_cast<double>(memory.bytes()) / seconds_since(begin_time));
+        rates.push_back(1e-9 * static_cast<double>(memory.bytes()) / seconds_since(begin_time));
     } while (seconds_since(start) < seconds);
     volatile uint64_t keep = sums[0];
     (void)keep;
-    return best / 1e9;
+    std::sort(rates.begin(), rates.end());
+    return {rates.back(), rates[rates.size() / 2]};
 }
 
 }  // namespace
@@ -83,8 +88,10 @@ double read_bandwidth(Team& team, uint64_t (*read)(const std::byte*, int64_t), P
 ProbeResult probe(const char* isa, Team& team, double seconds) {
     const PeakKernels& k = kernels_for(isa);
     ProbeResult result;
-    result.read_gbs = read_bandwidth(team, k.read, Pages::huge, seconds);
-    result.read_plain_gbs = read_bandwidth(team, k.read, Pages::small, seconds);
+    const Rate huge = read_bandwidth(team, k.read, Pages::huge, seconds);
+    result.read_gbs = huge.best;
+    result.read_usual_gbs = huge.usual;
+    result.read_plain_gbs = read_bandwidth(team, k.read, Pages::small, seconds).best;
     result.f32_gflops = peak(team, k.f32, seconds);
     result.bf16_gflops = peak(team, k.bf16, seconds);
     result.int8_gops = peak(team, k.int8, seconds);

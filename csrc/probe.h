@@ -8,7 +8,8 @@ namespace penstock {
 
 struct ProbeResult {
     double read_gbs = 0;        // GB/s, all threads reading in order, in 2 MB pages where the system gives them
-    double read_plain_gbs = 0;  // the same in pages of the usual size
+    double read_usual_gbs = 0;  // the middle of the runs of which that is the best
+    double read_plain_gbs = 0;  // the best in pages of the usual size
     double f32_gflops = 0;      // multiply and add count as two; 0 where the instruction set has no such dot product
     double bf16_gflops = 0;
     double int8_gops = 0;

@@ -18,7 +18,14 @@ LINES = ["start", "memory", "decode-1", "decode-4", "prefill"]
 SURE = [line for line in LINES if not line.startswith("decode")]
 """Decode is a difference of two times, of so short runs perhaps none."""
 SMALL = Sizes(steps=8, prefill=64, mixed=2)
-PROBE = {"read_gbs": 40.0, "read_plain_gbs": 30.0, "f32_gflops": 200.0, "bf16_gflops": 400.0, "int8_gops": 800.0}
+PROBE = {
+    "read_gbs": 40.0,
+    "read_usual_gbs": 36.0,
+    "read_plain_gbs": 30.0,
+    "f32_gflops": 200.0,
+    "bf16_gflops": 400.0,
+    "int8_gops": 800.0,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -117,7 +124,7 @@ def test_the_probe_measures_this_machine() -> None:
 
     found = {name: value for name, value in _native.probe(1, 0.001).items() if isinstance(value, float)}
     assert set(found) == set(PROBE)
-    assert found["read_gbs"] > 0 and found["read_plain_gbs"] > 0 and found["f32_gflops"] > 0
+    assert found["read_gbs"] >= found["read_usual_gbs"] > 0 and found["read_plain_gbs"] > 0 and found["f32_gflops"] > 0
     facts = machine.facts(2)
     assert facts["cpu"] and facts["threads"] == 2 and facts["memory_gb"] > 0
     assert machine.available_bytes() > 0
