@@ -74,15 +74,15 @@ class WholeSteps {
         run_.ldy = b.ldy;
         run_.to_codes = step_bytes_;
         run_.to_scales = is_long_ ? 0 : step_bytes_;
-        each_block([&](int, int, const uint32_t*, int, int) { blocks_of_rows_++; });
+        cut_rows();
     }
 
     // Whether there are kernels for it.
     bool there() const {
         if (q_.scales != ScaleKind::super && q_.part() % block_ != 0) return false;
-        bool all = true;
-        each_block([&](int rows, int, const uint32_t*, int, int) { all = all && kernel(rows) != nullptr; });
-        return all;
+        for (int i = 0; i < blocks_of_rows_; i++)
+            if (rows_[i].kernel == nullptr) return false;
+        return true;
     }
 
     void run() {
@@ -114,25 +114,32 @@ class WholeSteps {
     bool is_long_ = false;  // a group has several steps
     const std::byte* next_ = nullptr;
     int64_t next_stride_ = 0;
-    int blocks_of_rows_ = 0;
     int64_t words_ = 0;  // of a row, gone over
     BlockRun run_{};
+    // Panels cut into what the kernels take.
+    struct Rows {
+        BlockKernel kernel;
+        const uint32_t* panel;  // from its first row on
+        int64_t panel_rows;     // of the whole panel
+        float* y;
+    };
+    static constexpr int kCuts = (kMaxRows + block_rows(kBlockTiles) - 1) / block_rows(kBlockTiles);
+    Rows rows_[kPanelsAtOnce * kCuts];
+    int blocks_of_rows_ = 0;
 
-    BlockKernel kernel(int rows) const { return kBlockKernels.of(q_, b_.sums, tiles_, rows); }
-
-    // Panels cut into what the kernels take: f(rows, first row, panel, first row in it, the panel's rows).
-    template <class Function>
-    void each_block(Function f) const {
+    void cut_rows() {
         const uint32_t* panel = b_.panel;
+        float* y = b_.y + first_ * kTile;
         const int most = block_rows(tiles_);
-        for (int p = 0, row = 0; p < b_.panels; p++) {
+        for (int p = 0; p < b_.panels; p++) {
             const int rows = b_.rows[p], cuts = (rows + most - 1) / most;
-            for (int i = 0; i < cuts; i++) {
-                const int from = rows * i / cuts, to = rows * (i + 1) / cuts;
-                f(to - from, row + from, panel, from, rows);
+            for (int i = 0, from = 0; i < cuts; i++) {
+                const int to = rows * (i + 1) / cuts;
+                rows_[blocks_of_rows_++] = {kBlockKernels.of(q_, b_.sums, tiles_, to - from), panel + from, rows, y};
+                y += (to - from) * b_.ldy;
+                from = to;
             }
             panel += rows * row_words_;
-            row += rows;
         }
     }
 
@@ -162,14 +169,15 @@ class WholeSteps {
         run_.blocks = inputs / block_;
         run_.early_lines = early == nullptr ? 0 : (lines + blocks - 1) / blocks;
         run_.early_stride = last ? next_stride_ : run_.tile_bytes;
-        each_block([&](int rows, int row, const uint32_t* panel, int in_panel, int panel_rows) {
-            run_.panel = panel + words_ * panel_rows + in_panel;
-            run_.panel_rows = panel_rows;
-            run_.y = b_.y + row * b_.ldy + first_ * kTile;
-            run_.early = early;
-            kernel(rows)(run_);
-            early += run_.early_lines * blocks * kLineBytes;
-        });
+        run_.early = early;
+        const int64_t fetched = run_.early_lines * blocks * kLineBytes;
+        for (int i = 0; i < blocks_of_rows_; i++, run_.early += fetched) {
+            const Rows& r = rows_[i];
+            run_.panel = r.panel + words_ * r.panel_rows;
+            run_.panel_rows = r.panel_rows;
+            run_.y = r.y;
+            r.kernel(run_);
+        }
         words_ += count * q_.panel_words(step_inputs);
     }
 
