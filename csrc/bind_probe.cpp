@@ -42,10 +42,7 @@ void bind_probe(nb::module_& m) {
         },
         "threads"_a = 0, "seconds"_a = 0.3, "isa"_a = "",
         "Measured limits: read bandwidth (GB/s; the best and the middle run in 2 MB pages where the system gives them, "
-        "the "
-        "best in plain ones) and peak of f32, "
-        "bf16 (GFLOP/s) and int8 (Gop/s; 0: no such "
-        "instruction).");
+        "the best in plain ones) and peak of f32, bf16 (GFLOP/s) and int8 (Gop/s; 0: no such instruction).");
 }
 
 }  // namespace penstock

@@ -272,17 +272,24 @@ def eventually(condition: Callable[[], bool], within: float = 5.0) -> bool:
     return condition()
 
 
-class Scripted:
-    """An executor whose model says ``script``, byte by byte, and then ends; delegates everything else."""
+class Wrapped:
+    """Delegates to an executor, whose class may allow no new attributes."""
+
+    def __init__(self, executor: Any) -> None:
+        self._executor = executor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executor, name)
+
+
+class Scripted(Wrapped):
+    """An executor whose model says ``script``, byte by byte, and then ends."""
 
     END = 257
 
     def __init__(self, executor: Any, script: str = "") -> None:
-        self._executor = executor
+        super().__init__(executor)
         self.script: bytes | None = script.encode()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._executor, name)
 
     def run(self, batch: Any) -> Any:
         output = self._executor.run(batch)

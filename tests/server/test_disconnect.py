@@ -10,7 +10,7 @@ import pytest
 
 from penstock.errors import ExecutionError
 from penstock.server import supervisor
-from tests.server.harness import Raw, Server, eventually, open_model
+from tests.server.harness import Raw, Server, Wrapped, eventually, open_model
 
 LONG = {"prompt": "hello", "max_tokens": 900, "ignore_eos": True}
 CHAT = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 900, "ignore_eos": True}
@@ -30,14 +30,10 @@ class Brake:
         return self.run(batch)
 
 
-class Braked:
-    """Delegates to an executor, whose class may allow no new attributes."""
-
+class Braked(Wrapped):
     def __init__(self, executor) -> None:
-        self._executor, self.run = executor, Brake(executor)
-
-    def __getattr__(self, name):
-        return getattr(self._executor, name)
+        super().__init__(executor)
+        self.run = Brake(executor)
 
 
 @pytest.fixture(scope="module")
@@ -217,14 +213,8 @@ def test_a_request_that_waits_too_long_for_its_turn_is_told(checkpoint):
     model.close()
 
 
-class Poisoned:
+class Poisoned(Wrapped):
     """An executor whose logits are not finite for the prompt that begins with ``z``."""
-
-    def __init__(self, executor: Any) -> None:
-        self._executor = executor
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._executor, name)
 
     def run(self, batch: Any) -> Any:
         output = self._executor.run(batch)

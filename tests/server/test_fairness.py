@@ -6,17 +6,11 @@ import threading
 import time
 from typing import Any
 
-from tests.server.harness import Server, eventually, open_model
+from tests.server.harness import Server, Wrapped, eventually, open_model
 
 
-class Slow:
+class Slow(Wrapped):
     """An executor whose steps take their time."""
-
-    def __init__(self, executor: Any) -> None:
-        self._executor = executor
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._executor, name)
 
     def run(self, batch: Any) -> Any:
         time.sleep(0.003)

@@ -260,10 +260,8 @@ class _Cursor:
         """The same, as fast as a vocabulary of 100,000 words wants: in C++. False, and nothing is read, where that is
         not there, strings are long, or the file ends."""
         native, most = extension(), min(self.size - self.at, starts.size * SHORT)
-        end = (
-            -1
-            if native is None
-            else native.find_strings(self._file.array(self.at, np.dtype(np.uint8), (most,)), starts)
-        )
+        if native is None:
+            return False
+        end: int = native.find_strings(self._file.array(self.at, np.dtype(np.uint8), (most,)), starts)
         self.at += max(end, 0)
-        return bool(end >= 0)
+        return end >= 0

@@ -74,27 +74,31 @@ class _Loader:
         self.sizes = {name: sum(source.info(p).nbytes for p in t.parts.values()) for name, t in tensors.items()}
         self.done, self.total = 0, sum(self.sizes.values())
         self.shared: dict[str, WeightData] = {}  # built once for several targets
-        self.releasing: ThreadPoolExecutor
-        self.released: Future[None] | None = None
 
     def stream(self) -> Iterator[tuple[WeightSpec, WeightData]]:
-        with ThreadPoolExecutor(1, "penstock-release") as self.releasing:
-            yield from self._weights()
+        # Letting go of pages takes a tenth of the time that packing them does, so it is done behind the next weight.
+        behind: Future[None] | None = None
+        with ThreadPoolExecutor(1, "penstock-release") as pool:
+            for recipe in self.recipes:
+                yield self._weight(recipe)
+                for tensor in recipe.tensors:
+                    self._finish(tensor)
+                if behind is not None:
+                    behind.result()
+                behind = pool.submit(self._release, recipe.tensors)
+            if behind is not None:
+                behind.result()
 
-    def _weights(self) -> Iterator[tuple[WeightSpec, WeightData]]:
-        for recipe in self.recipes:
-            data = self._stacked(recipe) if recipe.rule.stack else self._one(recipe)
-            if recipe.rows is not None:
-                data = data.rows(recipe.rows)
-            if data.shape != recipe.spec.shape:
-                raise CheckpointError(
-                    f"{recipe.tensors[0].name} as {data.format}: expected {list(recipe.spec.shape)}, "
-                    f"found {list(data.shape)}; check that config.json and weights belong together"
-                )
-            yield recipe.spec, data if self.convert is None else self.convert(recipe.spec, data)
-            del data
-            for tensor in recipe.tensors:
-                self._finish(tensor)
+    def _weight(self, recipe: Recipe) -> tuple[WeightSpec, WeightData]:
+        data = self._stacked(recipe) if recipe.rule.stack else self._one(recipe)
+        if recipe.rows is not None:
+            data = data.rows(recipe.rows)
+        if data.shape != recipe.spec.shape:
+            raise CheckpointError(
+                f"{recipe.tensors[0].name} as {data.format}: expected {list(recipe.spec.shape)}, "
+                f"found {list(data.shape)}; check that config.json and weights belong together"
+            )
+        return recipe.spec, data if self.convert is None else self.convert(recipe.spec, data)
 
     def _one(self, recipe: Recipe) -> WeightData:
         """The tensor of a recipe without a stack: as words if it is whole and they are wanted."""
@@ -138,7 +142,7 @@ class _Loader:
                     arrays[role][:index] = unsaid(first, role) if index else 0
             for role, stack in arrays.items():
                 stack[index] = data.arrays[role] if role in data.arrays else unsaid(data, role)
-            self._release(tensor)
+            self._release([tensor])
         return replace(first, arrays=arrays, shape=(count, *first.shape), shared=frozenset({"g_idx"} & arrays.keys()))
 
     def _finish(self, tensor: Tensor) -> None:
@@ -148,17 +152,11 @@ class _Loader:
             self.done += self.sizes[tensor.name]
             if self.progress is not None:
                 self.progress(self.done, self.total)
-        self._release(tensor)
 
-    def _release(self, tensor: Tensor) -> None:
-        """Let go of a tensor's pages while the next one is used: that takes as long as a tenth of packing it."""
-        if self.released is not None:
-            self.released.result()
-        self.released = self.releasing.submit(self._release_now, tensor)
-
-    def _release_now(self, tensor: Tensor) -> None:
-        for name in tensor.parts.values():
-            self.source.release(name)
+    def _release(self, tensors: Sequence[Tensor]) -> None:
+        for tensor in tensors:
+            for name in tensor.parts.values():
+                self.source.release(name)
 
 
 @contextmanager
