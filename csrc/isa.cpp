@@ -4,6 +4,11 @@
 
 #include "kernels/table.h"
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace penstock {
 namespace {
 
@@ -36,6 +41,26 @@ std::string lacking_avx512() {
     PENSTOCK_NEED("avx512bf16");
     return lacks;
 }
+
+// The system keeps eight kilobytes of tiles for each thread of a process that has asked for them, once and for all.
+bool tiles_are_granted() {
+#if defined(__linux__)
+    constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    static const bool granted = syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+    return granted;
+#else
+    return false;
+#endif
+}
+
+std::string lacking_amx() {
+    std::string lacks = lacking_avx512();
+    PENSTOCK_NEED("amx-tile");
+    PENSTOCK_NEED("amx-int8");
+    PENSTOCK_NEED("amx-bf16");
+    if (lacks.empty() && !tiles_are_granted()) lacks = "the system's leave to use amx-tile";
+    return lacks;
+}
 #endif
 
 std::string nothing() { return {}; }
@@ -45,6 +70,7 @@ const Candidate kCandidates[] = {
 #if defined(__x86_64__)
     {"avx2", avx2_kernels, lacking_avx2},
     {"avx512", avx512_kernels, lacking_avx512},
+    {"amx", amx_kernels, lacking_amx},
 #endif
 };
 

@@ -2,6 +2,7 @@
 //   generic   any CPU (the reference)
 //   avx2      AVX2, FMA, F16C
 //   avx512    AVX-512 F BW VL DQ VNNI BF16
+//   amx       avx512 and AMX TILE INT8 BF16 (Linux)
 #pragma once
 #include <string>
 #include <vector>

@@ -21,6 +21,7 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 
 const PeakKernels& kernels_for(std::string_view isa) {
 #if defined(__x86_64__)
+    if (isa == "amx") return kPeakAmx;
     if (isa == "avx512") return kPeakAvx512;
     if (isa == "avx2") return kPeakAvx2;
 #endif

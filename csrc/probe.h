@@ -26,6 +26,7 @@ extern const PeakKernels kPeakGeneric;
 #if defined(__x86_64__)
 extern const PeakKernels kPeakAvx2;
 extern const PeakKernels kPeakAvx512;
+extern const PeakKernels kPeakAmx;
 #endif
 
 // Takes about `seconds` for each of the figures and 256 MB while it runs.

@@ -48,7 +48,7 @@ extern const SamplerMath kSamplerMathAvx512;
 // The table of an instruction set by its name (isa.h); the generic one for a name it does not know.
 inline const SamplerMath& sampler_math([[maybe_unused]] std::string_view isa) {
 #if defined(__x86_64__)
-    if (isa == "avx512") return kSamplerMathAvx512;
+    if (isa == "avx512" || isa == "amx") return kSamplerMathAvx512;
     if (isa == "avx2") return kSamplerMathAvx2;
 #endif
     return kSamplerMathGeneric;

@@ -1,8 +1,8 @@
 """Fail where code of one instruction set could be run on a machine without it.
 
 An inline function that is compiled into objects of different instruction sets exists once in the linked module, and
-the linker may keep any copy. So no weak symbol of a ``*_avx2.cpp`` or ``*_avx512.cpp`` object may also be defined
-in an object of another kind. Argument: the build folder.
+the linker may keep any copy. So no weak symbol of a ``*_avx2.cpp``, ``*_avx512.cpp`` or ``*_amx.cpp`` object may also
+be defined in an object of another kind. Argument: the build folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 def kind(name: str) -> str:
     """The instruction set that an object file's name stands for; plain for all that run anywhere."""
-    return next((isa for isa in ("avx512", "avx2") if name.endswith(f"_{isa}.cpp.o")), "plain")
+    return next((isa for isa in ("amx", "avx512", "avx2") if name.endswith(f"_{isa}.cpp.o")), "plain")
 
 
 def leaks(symbols: dict[str, list[str]]) -> dict[str, list[str]]:

@@ -44,7 +44,7 @@ extern const PackMath kPackMathAvx512;
 
 inline const PackMath& pack_math([[maybe_unused]] std::string_view isa) {
 #if defined(__x86_64__)
-    if (isa == "avx512") return kPackMathAvx512;
+    if (isa == "avx512" || isa == "amx") return kPackMathAvx512;
     if (isa == "avx2") return kPackMathAvx2;
 #endif
     return kPackMathGeneric;

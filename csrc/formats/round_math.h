@@ -31,7 +31,7 @@ extern const RoundMath kRoundMathAvx512;
 
 inline const RoundMath& round_math([[maybe_unused]] std::string_view isa) {
 #if defined(__x86_64__)
-    if (isa == "avx512") return kRoundMathAvx512;
+    if (isa == "avx512" || isa == "amx") return kRoundMathAvx512;
     if (isa == "avx2") return kRoundMathAvx2;
 #endif
     return kRoundMathGeneric;

@@ -15,11 +15,12 @@ constexpr float kMargin = 16;  // weights are about 2^-16 at first: far from whe
 
 // What a panel's rows see of a span: rows lo <= row < hi of it, nothing where lo >= hi.
 struct Seen {
-    int lo[kMaxRows], hi[kMaxRows], min_lo = 0, max_lo = 0, min_hi = kSpanRows, max_hi = kSpanRows;
+    int lo[kRowsLimit], hi[kRowsLimit], min_lo = 0, max_lo = 0, min_hi = kSpanRows, max_hi = kSpanRows;
     bool all = true;  // every query row sees something
 
+    Seen() = default;
     explicit Seen(int rows) : min_hi(rows), max_hi(rows) {
-        for (int r = 0; r < kMaxRows; r++) lo[r] = 0, hi[r] = rows;
+        for (int r = 0; r < kRowsLimit; r++) lo[r] = 0, hi[r] = rows;
     }
     Seen(const AttendPanel& b, int first, int rows) : min_lo(rows), max_hi(0) {
         for (int r = 0; r < b.rows; r++) {
@@ -36,6 +37,8 @@ struct Seen {
         }
     }
     bool nothing() const { return min_lo >= max_hi; }
+    int first_group() const { return min_lo / 16; }
+    int last_group() const { return (max_hi + 15) / 16; }  // behind the last
 };
 
 // A step of one query row.
@@ -83,6 +86,7 @@ inline F mask_scores(const AttendRun& a, const AttendPanel& b, int r, F s, int p
 inline float raise(float& peak, F top) {
     const float old = peak;
     peak = __builtin_ceilf(max_of(top)) + kMargin;
+    if (old == -__builtin_inff()) return 0;  // the first time: there are no sums yet
     float shrink[16];
     store(shrink, exp2<false>(set(old - peak)));
     return shrink[0];

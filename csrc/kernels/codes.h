@@ -34,8 +34,8 @@ inline F shift_at(const Quant& q, const std::byte* zeros, int64_t i, F scale) {
 // Scales of `groups` groups to s, and to z what is added after scaling (nothing
 // where zeros are constant): w = s * code
 // + z, or s * (code - zero). Group g goes to s + g * ld.
-void chunk_scales(const Quant& q, const ChunkLayout& at, const std::byte* chunk, int64_t groups, float* s, float* z,
-                  int64_t ld) {
+inline void chunk_scales(const Quant& q, const ChunkLayout& at, const std::byte* chunk, int64_t groups, float* s,
+                         float* z, int64_t ld) {
     const std::byte *scales = chunk + at.scales, *zeros = chunk + at.zeros;
     const bool shift = q.zeros == ZeroKind::shift;
     if (q.scales == ScaleKind::super) {
@@ -63,6 +63,11 @@ void chunk_scales(const Quant& q, const ChunkLayout& at, const std::byte* chunk,
 // No code needs all eight bits, unsigned.
 constexpr bool is_small(CodeKind kind) {
     return kind != CodeKind::u8 && kind != CodeKind::iq4 && kind != CodeKind::e4m3;
+}
+
+// Where scales are whole numbers, minima are too with these codes, and there are none with others.
+constexpr bool super_shift(CodeKind kind) {
+    return kind == CodeKind::u2 || kind == CodeKind::u4 || kind == CodeKind::u5;
 }
 
 // Line `kLine` of a unit of codes: a byte each for the inputs 4 * kLine and on.
@@ -124,8 +129,8 @@ constexpr int kFloatInputs = 64;  // turned into floats at once, so that they st
 // The weights [input][16] of the inputs [from, to) of a chunk whose first group
 // is `first`, codes filled up counted in `from` and `to` (at most kFloatInputs
 // apart, a multiple of that at the start) but left out. Returns how many.
-int64_t expand(const Quant& q, const std::byte* codes, int64_t first, int64_t from, int64_t to, const float* s,
-               const float* z, int64_t ld, float* out) {
+inline int64_t expand(const Quant& q, const std::byte* codes, int64_t first, int64_t from, int64_t to, const float* s,
+                      const float* z, int64_t ld, float* out) {
     alignas(64) uint8_t line[kFloatInputs * 16];
     unpack(q.codes, codes, from, to, line);
     const int64_t padded = q.padded();

@@ -27,11 +27,6 @@ struct PieceRun {
 };
 using PieceKernel = void (*)(const PieceRun&);
 
-// Where scales are whole numbers, minima are too with these codes, and there are none with others.
-constexpr bool super_shift(CodeKind kind) {
-    return kind == CodeKind::u2 || kind == CodeKind::u4 || kind == CodeKind::u5;
-}
-
 // Line `kLine` of a unit meets a word of every row.
 template <CodeKind kKind, int kLine, int R>
 inline void dot_line(I (&acc)[R], const std::byte* unit, const uint32_t* a) {

@@ -9,7 +9,7 @@
 namespace penstock {
 namespace {
 
-void whole_number_tile(const QuantBlock& b, int tile) {
+void whole_number_tile(const PanelsBlock& b, int tile) {
     const Quant& q = b.weight->quant;
     const ChunkLayout at(q);
     const PieceKernels::Table& kernels = kPieceKernels.of(q);
@@ -59,14 +59,14 @@ void whole_number_tile(const QuantBlock& b, int tile) {
 }
 
 // The scales of a chunk of `tiles` tiles side by side, [group][tile][16], and what is added after them.
-inline void scales_of_tiles(const QuantBlock& b, const ChunkLayout& at, const std::byte* chunk, int64_t groups,
+inline void scales_of_tiles(const PanelsBlock& b, const ChunkLayout& at, const std::byte* chunk, int64_t groups,
                             int tiles, float* scales, float* shifts) {
     for (int t = 0; t < tiles; t++)
         chunk_scales(b.weight->quant, at, chunk + t * b.weight->tile_bytes, groups, scales + t * kTile,
                      shifts + t * kTile, tiles * kTile);
 }
 
-void float_tiles(const QuantBlock& b, int first, int tiles) {
+void float_tiles(const PanelsBlock& b, int first, int tiles) {
     const Quant& q = b.weight->quant;
     const ChunkLayout at(q);
     alignas(64) float scales[kChunkGroups * kMostTiles * kTile], shifts[kChunkGroups * kMostTiles * kTile];
@@ -95,7 +95,7 @@ void float_tiles(const QuantBlock& b, int first, int tiles) {
     }
 }
 
-void quant_tiles(const QuantBlock& b) {
+void quant_tiles(const PanelsBlock& b) {
     int rows = 0, most = 0;
     for (int p = 0; p < b.panels; p++) rows += b.rows[p], most = b.rows[p] > most ? b.rows[p] : most;
     for (int r = 0; r < rows; r++) std::memset(b.y + r * b.ldy, 0, static_cast<size_t>(b.count) * kTile * 4);

@@ -26,10 +26,10 @@ struct TileBlock {
 };
 using TileKernel = void (*)(const TileBlock&);
 
-// Tiles of a quantised matrix against several panels, one behind the other. Panels of Act::f32 are as above, over the
-// packed inputs; those of Act::i8 have for each step (formats/quant.h) [scale][row], and for each of its parts
-// [sum][row] and words of four inputs [word][row].
-struct QuantBlock {
+// Tiles of a matrix against several panels, one behind the other: a quantised one, or any that a MatrixUnit takes.
+// Panels of Act::f32 are as above, over the packed inputs; those of Act::i8 have for each step (formats/quant.h)
+// [scale][row], and for each of its parts [sum][row] and words of four inputs [word][row].
+struct PanelsBlock {
     const Matrix* weight;
     Act act;
     SumForm sums;
@@ -49,7 +49,7 @@ constexpr int kPanelsAtOnce = 8;
 // two bf16 where the cache holds bf16.
 struct AttendPanel {
     int rows;
-    const uint32_t* q;     // [words of head_dim][rows], scaled, to base 2
+    const uint32_t* q;     // [words of head_dim][rows], or those of a MatrixUnit; scaled, to base 2
     int64_t offset;        // of this kv head in a group's memory, bytes
     const int32_t* begin;  // [rows] cache rows seen: begin <= row < end, counted from the partition's first
     const int32_t* end;
@@ -71,8 +71,9 @@ struct AttendPanel {
 //   heads  for each block, head after head, its keys and then its values, a step at a time: two streams that go through
 //          memory in its order, where a block's tile is a step
 //   rows   a span's keys group by group, in each head after head, then its values: the order of memory for small blocks
-//   alone  one panel, a span's groups side by side: for one of many panels that find the partition in a cache
-enum class AttendOrder : uint8_t { heads, rows, alone };
+//   beside panels of one head, a span's groups side by side in each: for some of many panels that find the partition in
+//          a cache
+enum class AttendOrder : uint8_t { heads, rows, beside };
 struct AttendRun {
     int64_t head_dim;
     int groups;                      // groups of 16 cache rows in this partition
@@ -83,28 +84,51 @@ struct AttendRun {
     int block_groups;
     float softcap;  // 0: none; else scores are to base e before it
     AttendOrder order;
-    bool ahead;           // a panel alone is the first to read this partition: fetch memory early
+    bool ahead;           // panels beside each other are the first to read this partition: fetch memory early
     int64_t group_bytes;  // keys of one group of one head, and values
     AttendPanel* panels;
     int count, head_panels;  // of all heads, and of each
 };
 constexpr int kHeadLimit = 512;  // largest head_dim
 constexpr int kStepRows = 32;    // what weights are relative to may change after so many cache rows
-constexpr int kSpanRows = 128;   // scores are kept for so many at once, at most
+constexpr int kPanelsBeside = 4;
+constexpr int kSpanRows = 128;  // scores are kept for so many at once, at most
+
+// What an instruction set that multiplies tiles of numbers (AMX) offers beside the rest. Its panels have blocks of 64
+// bytes of each row: [block][row][16 words]. Act::i8: a step begins with a block of its own, and behind all blocks lie
+// for each step [scale][row], then for each of its parts [sum][row] (unit_panels.h).
+struct MatrixUnit {
+    int rows = 0;  // of a panel, at most; 0: there is no such unit
+    int (*tiles_at_once)(const Matrix&) = nullptr;
+    // Whether it multiplies these weights with so many rows (together, not of a panel).
+    bool (*takes)(const Matrix&, Act, SumForm, int64_t rows) = nullptr;
+    // Whether it adds these bytes up over all inputs, for any number of rows.
+    bool (*whole)(const Matrix&) = nullptr;
+    int64_t (*row_words)(const Matrix&, Act) = nullptr;
+    // As those of Kernels.
+    void (*fill_panel)(const float* x, int64_t k, uint32_t* panel, int rows, int row) = nullptr;  // Act::bf16
+    void (*quantise_row)(const Quant&, SumForm, const float* x, uint32_t* panel, int rows, int row) = nullptr;
+    void (*products)(const PanelsBlock&) = nullptr;
+};
+
+constexpr int kUnitBlockLimit = 2048;  // floats of a panel's results
 
 struct Kernels {
     const char* name;
+    MatrixUnit unit;
     int panel_rows;                        // rows of a panel, at most
     int8_t tiles_at_once[kRowsLimit + 1];  // by rows
-    int8_t attend_rows;                    // query rows of an AttendPanel, at most
-    int8_t attend_rows_many;               // and where many panels share a partition
+    int8_t attend_rows[kKVTypes];          // query rows of an AttendPanel, at most
+    int8_t attend_rows_many[kKVTypes];     // and where many panels share a partition
+    int8_t attend_beside[kKVTypes];        // of these panels, how many go through it beside each other
+    bool attend_unit[kKVTypes];            // query rows are in blocks, as the MatrixUnit fills them
 
     TileKernel tiles[kFormats][kActs];
     // Row `row` of a panel of `rows` rows from k floats (the last line is filled up with zeros).
     void (*fill_panel)(Act, const float* x, int64_t k, uint32_t* panel, int rows, int row);
     // The same for Act::i8: x has the packed inputs in their order.
     void (*quantise_row)(const Quant&, SumForm, const float* x, uint32_t* panel, int rows, int row);
-    void (*quant_tiles)(const QuantBlock&);
+    void (*quant_tiles)(const PanelsBlock&);
     int8_t quant_tiles_at_once[kRowsLimit + 1];  // by rows, where inputs are floats
     int8_t byte_tiles_at_once[kRowsLimit + 1];   // and where they are bytes
     // y = residual + (c + bias); bias, residual may be null.
@@ -142,6 +166,8 @@ void add_avx2_quantised(Kernels&);
 const Kernels& avx512_kernels();
 void add_avx512_attention(Kernels&);
 void add_avx512_quantised(Kernels&);
+const Kernels& amx_kernels();
+void add_amx_attention(Kernels&);
 #endif
 
 }  // namespace penstock

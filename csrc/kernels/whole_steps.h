@@ -8,7 +8,7 @@ namespace {
 
 // f(panel, rows, results) for all panels of a block.
 template <class Function>
-inline void each_panel(const QuantBlock& b, int first_tile, int64_t row_words, Function f) {
+inline void each_panel(const PanelsBlock& b, int first_tile, int64_t row_words, Function f) {
     const uint32_t* panel = b.panel;
     float* to = b.y + first_tile * kTile;
     for (int p = 0; p < b.panels; p++) {
@@ -19,7 +19,7 @@ inline void each_panel(const QuantBlock& b, int first_tile, int64_t row_words, F
     }
 }
 
-PieceRun piece_run(const QuantBlock& b) {
+PieceRun piece_run(const PanelsBlock& b) {
     const Quant& q = b.weight->quant;
     const ChunkLayout at(q);
     PieceRun run{};
@@ -36,7 +36,7 @@ PieceRun piece_run(const QuantBlock& b) {
 }
 
 // One step of a tile, whatever its length, for all panels; the panels' words for it begin at `words`.
-void ragged_step(const QuantBlock& b, int tile, const std::byte* chunk, int64_t codes, int64_t inputs, int64_t words) {
+void ragged_step(const PanelsBlock& b, int tile, const std::byte* chunk, int64_t codes, int64_t inputs, int64_t words) {
     const Quant& q = b.weight->quant;
     PieceRun run = piece_run(b);
     run.chunk = chunk;
@@ -56,7 +56,7 @@ constexpr int64_t kAheadBytes = 4096;
 
 class WholeSteps {
   public:
-    WholeSteps(const QuantBlock& b, int first, int tiles)
+    WholeSteps(const PanelsBlock& b, int first, int tiles)
         : b_(b), q_(b.weight->quant), at_(q_), first_(first), tiles_(tiles), block_(block_inputs(q_.codes)) {
         const int64_t tile_bytes = b.weight->tile_bytes;
         whole_ = q_.per_chunk * q_.padded();
@@ -104,7 +104,7 @@ class WholeSteps {
     }
 
   private:
-    const QuantBlock& b_;
+    const PanelsBlock& b_;
     const Quant& q_;
     const ChunkLayout at_;
     const int first_, tiles_;

@@ -14,7 +14,7 @@
 namespace penstock {
 namespace {
 
-constexpr int64_t kTaskRows = 48;  // query rows of a task, unless one token has more heads to a kv head
+constexpr int64_t kTaskRows = 64;  // query rows of a task, unless one token has more heads to a kv head
 constexpr int64_t kFewRows = 8;    // query rows of a kv head, for tokens to count as few
 constexpr int64_t kGroups = kPartition / 16, kSpanGroups = kSpanRows / 16;
 constexpr int64_t kShrinks = kSpanRows / kStepRows * 16;  // of a panel
@@ -55,7 +55,7 @@ struct Sizes {
           few(std::max<int64_t>(1, kFewRows / group)),
           width(padded(head_dim)),
           rows(std::max(task_rows(group), few * heads)),
-          at_once(std::max<int64_t>(kRowsLimit, few * heads)),
+          at_once(std::max<int64_t>(kPanelsBeside * kRowsLimit, few * heads)),
           panels(at_once) {}
     int64_t floats() const {
         return 2 * padded(rows * width) + padded(at_once * width) + 2 * padded(at_once * kSpanRows) +
@@ -191,7 +191,8 @@ struct Attention {
     int64_t head_rows(const Task& t) const { return t.tokens * size.group; }
     int64_t head_panels(const Task& t) const {
         const int64_t n = head_rows(t);
-        return n <= kernels.attend_rows ? 1 : ceil_div(n, int64_t{kernels.attend_rows_many});
+        const int type = static_cast<int>(a.cache.type);
+        return n <= kernels.attend_rows[type] ? 1 : ceil_div(n, int64_t{kernels.attend_rows_many[type]});
     }
     int64_t panel_begin(const Task& t, int64_t p) const { return head_rows(t) * p / head_panels(t); }
 
@@ -212,9 +213,12 @@ struct Attention {
                     const int64_t query_head = (t.head + head) * size.group + r % size.group;
                     const float* x = a.q.data + token * a.q.ld + query_head * a.head_dim;
                     for (int64_t d = 0; d < a.head_dim; d++) line[d] = x[d] * scale;
-                    kernels.fill_panel(act, line, a.head_dim,
-                                       reinterpret_cast<uint32_t*>(q) + (head * n + begin) * size.width,
-                                       static_cast<int>(count), static_cast<int>(r - begin));
+                    uint32_t* panel = reinterpret_cast<uint32_t*>(q) + (head * n + begin) * size.width;
+                    const int rows = static_cast<int>(count), row = static_cast<int>(r - begin);
+                    if (kernels.attend_unit[static_cast<int>(type)])
+                        kernels.unit.fill_panel(line, a.head_dim, panel, rows, row);
+                    else
+                        kernels.fill_panel(act, line, a.head_dim, panel, rows, row);
                 }
             }
         }
@@ -249,13 +253,15 @@ struct Attention {
         run.tile_rows = static_cast<int>(kv_tile_rows(a.cache.block_size));
         run.block_groups = static_cast<int>(a.cache.block_size / 16);
         run.softcap = a.softcap;
-        const bool together = t.tokens <= size.few;  // else panel after panel
+        const bool together = t.tokens <= size.few;  // else some panels after others
+        const int64_t beside = kernels.attend_beside[static_cast<int>(a.cache.type)];
         // One query head has too little to compute for streams that take turns (measured: 22 GB/s, the others 24 to
         // 26).
         const bool turns = run.tile_rows % kStepRows == 0 && size.group > 1;
-        run.order = !together ? AttendOrder::alone : turns ? AttendOrder::heads : AttendOrder::rows;
-        for (int64_t turn = 0; turn < (together ? 1 : each); turn++) {
-            const int64_t begin = together ? first * each : turn, end = together ? last * each : turn + 1;
+        run.order = !together ? AttendOrder::beside : turns ? AttendOrder::heads : AttendOrder::rows;
+        for (int64_t turn = 0; turn < (together ? 1 : ceil_div(each, beside)); turn++) {
+            const int64_t begin = together ? first * each : turn * beside;
+            const int64_t end = together ? last * each : std::min(each, begin + beside);
             int64_t at = 0;
             for (int64_t i = begin; i < end; i++) {
                 AttendPanel& b = panels[i - begin];

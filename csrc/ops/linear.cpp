@@ -15,6 +15,8 @@ constexpr int64_t kAlone = 8192;
 // with fewer of them the weights are read from memory more often (8192 inputs, 512 rows: 5 to 9 % slower with a
 // quarter).
 constexpr int64_t kCachedPanels = 1536 << 10;
+// A matrix unit is too fast for that: they stay in the second-level cache.
+constexpr int64_t kCachedByUnit = 640 << 10;
 
 int64_t even(int64_t k) { return (k + 1) / 2 * 2; }
 int64_t row_words(Act act, int64_t k) { return act == Act::bf16 ? even(k) / 2 : even(k); }
@@ -23,6 +25,20 @@ int64_t row_words(const Matrix& m, Act act) {
     return act == Act::i8 ? m.quant.row_words() : row_words(act, m.quant.inputs);
 }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The same with room for what a matrix unit wants: whole blocks, and headers of their own.
+int64_t most_row_words(const Matrix& m, Act act) {
+    constexpr int64_t kBlock = 16;
+    int64_t words = row_words(m, act);
+    if (m.format == Format::quantised && act == Act::i8) {
+        const int64_t chunks = ceil_div(m.quant.groups(), m.quant.per_chunk);
+        words += ceil_div(m.quant.per_chunk * m.quant.padded(), kStepInputs) * chunks * kBlock;  // steps
+    }
+    return ceil_div(words, kBlock) * kBlock + kBlock;
+}
+
+// Any weight of so many inputs that is not quantised.
+Matrix plain_inputs(int64_t k) { return {Format::f32, kTile, k, 1, 0, nullptr}; }
 
 // Weights that a worker takes at once: long enough for memory to come in its stride, short enough to wait for.
 constexpr int64_t kPieceBytes = 96 << 10;
@@ -58,6 +74,7 @@ struct Linear {
     const LinearArgs& args;
     const Quant* quant;  // of quantised weights, which agree in what their inputs are
     SumForm sums = SumForm::ready;
+    const MatrixUnit* unit;  // null: this is not for one
     int64_t panels, words;
     const uint32_t* prepared = nullptr;
 
@@ -65,17 +82,26 @@ struct Linear {
         : kernels(k),
           args(a),
           quant(a.part[0].weight.format == Format::quantised ? &a.part[0].weight.quant : nullptr),
-          panels(ceil_div(a.rows, k.panel_rows)),
-          words(row_words(a.part[0].weight, a.act)) {
+          unit(k.unit.rows > 0 ? &k.unit : nullptr) {
         for (int i = 1; quant != nullptr && i < a.parts; i++)
             if (!quant->same_sums(a.part[i].weight.quant)) sums = SumForm::plain;
+        for (int i = 0; unit != nullptr && i < a.parts; i++)
+            if (!unit->takes(a.part[i].weight, a.act, sums, a.rows) ||
+                unit->whole(a.part[i].weight) != unit->whole(a.part[0].weight))
+                unit = nullptr;
+        panels = ceil_div(a.rows, unit != nullptr ? unit->rows : k.panel_rows);
+        words = unit != nullptr ? unit->row_words(a.part[0].weight, a.act) : row_words(a.part[0].weight, a.act);
     }
 
     int tiles_at_once(int64_t rows) const {
+        if (unit != nullptr) return unit->tiles_at_once(args.part[0].weight);
         if (quant == nullptr) return kernels.tiles_at_once[rows];
         return (args.act == Act::i8 ? kernels.byte_tiles_at_once : kernels.quant_tiles_at_once)[rows];
     }
-    Span panel_rows(int64_t p) const { return share(args.rows, p, panels); }
+    Span panel_rows(int64_t p) const {
+        if (unit != nullptr) return {p * unit->rows, std::min(args.rows, (p + 1) * unit->rows)};
+        return share(args.rows, p, panels);
+    }
 
     void prepare_row(int64_t row, uint32_t* panel, int rows, int in_panel, float* buffer) const {
         const float* x = args.x.data + row * args.x.ld;
@@ -91,7 +117,9 @@ struct Linear {
             x = sorted;
         }
         if (args.act == Act::i8)
-            kernels.quantise_row(*quant, sums, x, panel, rows, in_panel);
+            (unit != nullptr ? unit->quantise_row : kernels.quantise_row)(*quant, sums, x, panel, rows, in_panel);
+        else if (unit != nullptr)
+            unit->fill_panel(x, k, panel, rows, in_panel);
         else
             kernels.fill_panel(args.act, x, k, panel, rows, in_panel);
     }
@@ -110,7 +138,7 @@ struct Linear {
             return;
         }
         if (panels == 1 && (args.rows * std::max(args.k, words) <= kAlone || args.rows == 1)) {
-            uint32_t* own = reinterpret_cast<uint32_t*>(buffer + buffer_floats(args.part[0].weight));
+            uint32_t* own = reinterpret_cast<uint32_t*>(buffer + ceil_div(buffer_floats(args.part[0].weight), 16) * 16);
             prepare_panel(0, own, buffer);
             prepared = own;
             return;
@@ -141,10 +169,11 @@ struct Linear {
         kernels.tiles[static_cast<int>(w.format)][static_cast<int>(args.act)](block);
     }
 
-    // The same for the panels from `first` on, which have these rows together.
-    void dot_quantised(const Matrix& w, int64_t tile, int count, int64_t first, Span rows, float* y, const Matrix& next,
-                       int64_t next_tile) const {
-        QuantBlock block{};
+    // The same for the panels from `first` on, which have these rows together: of quantised weights, or on a matrix
+    // unit.
+    void dot_panels(const Matrix& w, int64_t tile, int count, int64_t first, Span rows, float* y, const Matrix& next,
+                    int64_t next_tile) const {
+        PanelsBlock block{};
         int each[kPanelsAtOnce];
         block.weight = &w;
         block.act = args.act;
@@ -164,11 +193,14 @@ struct Linear {
             block.next = next.data + next_tile * next.tile_bytes;
             block.next_stride = next.tile_bytes;
         }
-        kernels.quant_tiles(block);
+        (unit != nullptr ? unit->products : kernels.quant_tiles)(block);
     }
 
-    // Tiles tile .. tile + count of `part` for one panel of rows, or for the panels from `first` on where weights are
-    // quantised; and what follows the dot products.
+    // Whether kernels take several panels at once.
+    bool several() const { return quant != nullptr || unit != nullptr; }
+
+    // Tiles tile .. tile + count of `part` for one panel of rows, or for the panels from `first` on; and what follows
+    // the dot products.
     template <int kLimit>
     void block(const LinearPart& part, int64_t tile, int count, int64_t first, Span rows) const {
         alignas(64) float y[kLimit];
@@ -176,8 +208,8 @@ struct Linear {
         const bool gated = args.activation != Activation::none;
         const LinearPart& other = args.part[1];
         const auto products = [&](const Matrix& w, float* to, const Matrix& next, int64_t next_tile) {
-            if (quant != nullptr) {
-                dot_quantised(w, tile, count, first, rows, to, next, next_tile);
+            if (several()) {
+                dot_panels(w, tile, count, first, rows, to, next, next_tile);
             } else {
                 if (gated && args.rows <= kFetchRows) fetch(next, next_tile, kFetchNext);
                 dot(w, tile, count, rows, to);
@@ -235,7 +267,8 @@ struct Linear {
     void run(Span tiles, Span own_panels) const {
         const int64_t most_rows = ceil_div(args.rows, panels);
         const int at_once = tiles_at_once(most_rows);
-        const int64_t chunk = std::max<int64_t>(1, kCachedPanels / (most_rows * words * 4));
+        const int64_t cached = unit != nullptr ? kCachedByUnit : kCachedPanels;
+        const int64_t chunk = std::max<int64_t>(unit != nullptr ? kPanelsAtOnce : 1, cached / (most_rows * words * 4));
         const int parts = args.activation != Activation::none ? 1 : args.parts;
         for (int64_t from = own_panels.begin; from < own_panels.end; from += chunk) {
             const int64_t to = std::min(own_panels.end, from + chunk);
@@ -245,14 +278,17 @@ struct Linear {
                 const int64_t end = std::min(tiles.end - before, part.weight.tiles);
                 for (int64_t tile = std::max<int64_t>(tiles.begin - before, 0); tile < end; tile += at_once) {
                     const int count = static_cast<int>(std::min<int64_t>(at_once, end - tile));
-                    if (quant == nullptr) {
+                    if (!several()) {
                         for (int64_t p = from; p < to; p++) block<kBlockLimit>(part, tile, count, p, panel_rows(p));
                         continue;
                     }
                     for (int64_t p = from; p < to; p += kPanelsAtOnce) {
                         const int64_t last = std::min(to, p + kPanelsAtOnce) - 1;
                         const Span rows{panel_rows(p).begin, panel_rows(last).end};
-                        block<kPanelsAtOnce * kBlockLimit>(part, tile, count, p, rows);
+                        if (unit != nullptr)
+                            block<kPanelsAtOnce * kUnitBlockLimit>(part, tile, count, p, rows);
+                        else
+                            block<kPanelsAtOnce * kBlockLimit>(part, tile, count, p, rows);
                     }
                 }
             }
@@ -290,16 +326,16 @@ void linear(const Kernels& kernels, const LinearArgs& args, const Worker& worker
     }
 }
 
-int64_t linear_shared_bytes(Act act, int64_t rows, int64_t k) { return rows * row_words(act, k) * 4; }
-
-int64_t linear_scratch_bytes(Act act, int64_t k) {
-    return even(k) * 4 + std::max(kAlone + kRowsLimit, row_words(act, k)) * 4;
-}
-
-int64_t linear_shared_bytes(const Matrix& m, Act act, int64_t rows) { return rows * row_words(m, act) * 4; }
+int64_t linear_shared_bytes(const Matrix& m, Act act, int64_t rows) { return rows * most_row_words(m, act) * 4; }
 
 int64_t linear_scratch_bytes(const Matrix& m, Act act) {
-    return buffer_floats(m) * 4 + std::max(kAlone + kRowsLimit, row_words(m, act)) * 4;
+    return (buffer_floats(m) + 16) * 4 + std::max(kAlone + kRowsLimit, most_row_words(m, act)) * 4;
 }
+
+int64_t linear_shared_bytes(Act act, int64_t rows, int64_t k) {
+    return linear_shared_bytes(plain_inputs(k), act, rows);
+}
+
+int64_t linear_scratch_bytes(Act act, int64_t k) { return linear_scratch_bytes(plain_inputs(k), act); }
 
 }  // namespace penstock

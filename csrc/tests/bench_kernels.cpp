@@ -202,25 +202,29 @@ class Bench {
         const char* name;
         int64_t dim, context;                 // 0: a prompt
         int64_t group = 4, kv = 8, seqs = 1;  // query heads of a kv head
+        bool chunk = false;                   // the last part of a prompt, not one token
     };
-    // One token of each sequence over its cache, or a prompt.
+    // One token of each sequence over its cache, or a prompt, or a prompt's last part.
     void add_attention(Shape s) {
-        const bool decode = s.context > 0;
+        const bool decode = s.context > 0 && !s.chunk;
         if (!decode) s.kv = 2;
-        if (!full_ || !decode) s.context = full_ ? 512 : 64;
-        const int64_t queries = decode ? 1 : s.context, heads = s.group * s.kv, rows = s.seqs * s.context;
+        if (!full_ || s.context == 0) s.context = full_ ? 512 : 64;
+        const int64_t queries = decode ? 1 : std::min(s.context, kRows);
+        const int64_t heads = s.group * s.kv, rows = s.seqs * s.context;
         const bool cached = s.context == kCached;
         const int64_t layers = !full_   ? 1
                                : cached ? 16
                                         : std::max<int64_t>(2, (int64_t{96} << 20) / (2 * rows * s.dim * s.kv * 2));
         const int64_t head_bytes = block_ / 16 * kv_group_bytes(s.type, s.dim),
                       layer_bytes = (rows + block_ - 1) / block_ * s.kv * head_bytes;
-        const double pairs =
-            static_cast<double>(decode ? rows : s.context * s.context / 2) * static_cast<double>(heads * s.dim);
+        const int64_t seen = decode ? rows : queries * (s.context - queries / 2);
+        const double pairs = static_cast<double>(seen * heads * s.dim);
         const std::string name = std::string("attention ") + s.name + " " + std::to_string(s.dim) +
                                  (s.group != 4 ? " gqa " + std::to_string(s.group) : "") +
                                  (s.seqs > 1 ? " x " + std::to_string(s.seqs) : "") +
-                                 (decode ? " decode " + std::to_string(s.context) : " prefill");
+                                 (decode    ? " decode " + std::to_string(s.context)
+                                  : s.chunk ? " prefill, last of " + std::to_string(s.context)
+                                            : " prefill");
         if (name.find(only_) == std::string::npos) return;
         std::byte *keys = pages(layer_bytes * layers), *values = pages(layer_bytes * layers);
         lines_.push_back({name, 2.0 * static_cast<double>(layer_bytes), 4 * pairs, s.type == KVType::bf16, layers,
@@ -318,6 +322,7 @@ int main(int argc, char** argv) {
     for (int64_t dim : {64, 128}) {
         for (int64_t group : {1, 8}) bench.add_attention({KVType::bf16, "bf16", dim, 8192, group});
         bench.add_attention({KVType::bf16, "bf16", dim, 1024, 4, 8, 8});
+        bench.add_attention({KVType::bf16, "bf16", dim, 8192, 4, 8, 1, true});
     }
     bench.run();
     return 0;

@@ -17,8 +17,8 @@ struct Shape {
     bool alibi = false;
     int64_t log_n = 0;
     int32_t bidirectional = 0;
-    bool poison = false;  // the last token of each sequence has no numbers for key and value
-    float steep = 0;      // keys grow with their row by so much: what weights are relative to is raised again and again
+    int64_t poison = 0;  // this token of each sequence, counted from its end, has no numbers for key and value
+    float steep = 0;     // keys grow with their row by so much: what weights are relative to is raised again and again
 };
 
 // n numbers to what bytes and one scale hold of them.
@@ -79,7 +79,7 @@ struct Model {
                 byte_round(k[i].data() + j, s.head_dim);
                 byte_round(v[i].data() + j, s.head_dim);
             }
-            for (int64_t j = (n - 1) * kv; s.poison && j < n * kv; j++) {
+            for (int64_t j = (n - s.poison) * kv; s.poison > 0 && j < (n - s.poison + 1) * kv; j++) {
                 k[i][j] = std::numeric_limits<float>::quiet_NaN();
                 v[i][j] = std::numeric_limits<float>::infinity();
             }
@@ -174,10 +174,12 @@ struct Model {
         const int64_t begin = shape.window > 0 ? std::max<int64_t>(0, row + 1 - shape.window) : 0;
         if (weights.empty()) {
             double top = -1e300, sum = 0;
+            std::vector<double> scaled;
+            for (int64_t e = 0; e < dim; e++) scaled.push_back(query(s, row, head, e));
             for (int64_t j = begin; j < end; j++) {
                 double x = 0;
                 for (int64_t e = 0; e < dim; e++)
-                    x += query(s, row, head, e) * k[s][(j * shape.kv_heads + kv) * dim + e];
+                    x += scaled[static_cast<size_t>(e)] * k[s][(j * shape.kv_heads + kv) * dim + e];
                 if (shape.softcap > 0) x = shape.softcap * std::tanh(x / shape.softcap);
                 if (shape.alibi) x += slopes[head] * static_cast<double>(j - row);
                 weights.push_back(x);
@@ -232,21 +234,30 @@ void check(const Kernels& kernels, const Shape& shape, int64_t length, int64_t b
     for (int64_t block : {16, 32, 48, 64}) {
         if (block == block_size) continue;
         const Model other(kernels, shape, {length, 5, length / 2 + 1}, block);
-        compare(other.run(kernels, {{0, length, 1}}, 2)[0], length - 1, "other blocks", 2);
+        for (int64_t n : {int64_t{1}, std::min<int64_t>(length - shape.bidirectional, 20)}) {
+            const auto some = other.run(kernels, {{0, length, n}}, 2);
+            for (int64_t i = 0; i < n; i++) compare(some[static_cast<size_t>(i)], length - n + i, "other blocks", 2);
+        }
     }
 }
 
-// What a token's successors hold is nothing to it, though they are computed together: not even what is no number.
-void check_poison(const Kernels& kernels, Shape shape, int64_t length) {
-    const Model clean(kernels, shape, {length}, 16);
-    shape.poison = true;
-    const Model poisoned(kernels, shape, {length}, 16);
+// What a token does not see is nothing to it, though it is computed with tokens that see it: not even what is no
+// number.
+void check_poison(const Kernels& kernels, Shape shape, int64_t length, int64_t block_size, int64_t poison = 1) {
+    const Model clean(kernels, shape, {length}, block_size);
+    shape.poison = poison;
+    const Model poisoned(kernels, shape, {length}, block_size);
     const auto want = clean.run(kernels, {{0, length, length}}, 1),
                got = poisoned.run(kernels, {{0, length, length}}, 1);
-    for (size_t i = 0; i + 1 < want.size(); i++)
-        CHECK(same_bits(want[i].data(), got[i].data(), static_cast<int64_t>(want[i].size())), "%s type %d: row %zu",
-              kernels.name, int(shape.type), i);
-    CHECK(std::isnan(got.back()[0]), "%s type %d: the last row has no numbers", kernels.name, int(shape.type));
+    const int64_t first = length - poison, last = shape.window > 0 ? std::min(length, first + shape.window) : length;
+    for (int64_t row = 0; row < length; row++) {
+        const auto &a = want[static_cast<size_t>(row)], &b = got[static_cast<size_t>(row)];
+        if (first <= row && row < last)
+            CHECK(std::isnan(b[0]), "%s type %d: row %ld has numbers", kernels.name, int(shape.type), long(row));
+        else
+            CHECK(same_bits(a.data(), b.data(), static_cast<int64_t>(a.size())), "%s type %d dim %ld: row %ld",
+                  kernels.name, int(shape.type), long(shape.head_dim), long(row));
+    }
 }
 
 }  // namespace
@@ -254,17 +265,24 @@ void check_poison(const Kernels& kernels, Shape shape, int64_t length) {
 int main() {
     for_all_isas([](const Kernels& kernels) {
         for (KVType type : {KVType::f32, KVType::f16, KVType::bf16, KVType::i8}) {
-            for (int64_t dim : {2, 8, 10, 12, 64, 80}) check(kernels, {4, 2, dim, type}, 75, 16);
-            for (int64_t length : {2, 15, 75, 128}) check_poison(kernels, {4, 2, 24, type}, length);
-            check_poison(kernels, {3, 3, 16, type, 9}, 100);
+            for (int64_t dim : {2, 8, 10, 12, 18, 40, 64, 80}) check(kernels, {4, 2, dim, type}, 75, 16);
+            for (int64_t length : {2, 15, 75, 128}) check_poison(kernels, {4, 2, 24, type}, length, 16);
+            check_poison(kernels, {3, 3, 16, type, 9}, 100, 16);
+            // Many query rows side by side, of which some see it.
+            for (int64_t poison : {1, 2, 33, 60}) {
+                check_poison(kernels, {4, 1, 40, type, 9}, 75, 32, poison);
+                check_poison(kernels, {8, 1, 18, type}, 75, 32, poison);
+            }
             // Several partitions, cut between workers; several heads streamed.
             check(kernels, {8, 1, 24, type}, kWatched ? 530 : 1300, 32);
             check(kernels, {6, 2, 24, type}, kWatched ? 530 : 1030, 16);
             check(kernels, {4, 2, 16, type, 0, 0, false, 0, 0, false, 0.02f}, kWatched ? 130 : 530, 64);
             check(kernels, {4, 2, 136, type}, 100, 64);  // several chunks, the last one narrow
             check(kernels, {3, 3, 128, type}, kWatched ? 70 : 530, 16);
+            check(kernels, {5, 1, 72, type}, 75, 32);    // panels of several sizes
+            check(kernels, {16, 1, 96, type}, 75, 32);   // one token fills a panel
             check(kernels, {17, 1, 256, type}, 90, 16);  // more heads to a kv head than a panel has rows
-            check(kernels, {50, 1, 16, type}, 40, 16);   // than a task
+            check(kernels, {70, 1, 16, type}, 40, 16);   // than a task
             check(kernels, {2, 2, 512, type}, 20, 16);
             check(kernels, {4, 2, 32, type, 100}, kWatched ? 120 : 700, 16);
             check(kernels, {4, 2, 32, type, 7}, kWatched ? 80 : 600, 48);

@@ -20,7 +20,7 @@ int main() {
     CHECK(wrong.kernels == nullptr);
     CHECK(wrong.error.find("PENSTOCK_ISA=avx1024") != std::string::npos, "%s", wrong.error.c_str());
     CHECK(wrong.error.find("generic") != std::string::npos, "%s", wrong.error.c_str());
-    for (const char* name : {"avx2", "avx512"}) {
+    for (const char* name : {"avx2", "avx512", "amx"}) {
         const IsaChoice choice = resolve_isa(name);
         CHECK((choice.kernels == nullptr) == !choice.error.empty());
         if (choice.kernels == nullptr)

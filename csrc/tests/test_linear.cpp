@@ -209,6 +209,8 @@ int main() {
                            Setup({kWatched ? 300 : 3000, {40, 40}, format, act, NormKind::rms, Activation::silu}, 14));
             }
         }
+        // Many panels, and pieces of inputs and of tiles, on a matrix unit.
+        check_bits(kernels, Setup({kWatched ? 450 : 1001, {kWatched ? 50 : 330}, Format::bf16, Act::bf16}, 70));
         // Matrices whose tiles are given out piece by piece.
         check_bits(kernels, Setup({300, {600, 41}, Format::f32, Act::f32}, 9));
         check_bits(kernels, Setup({260, {560, 560}, Format::f32, Act::f32, NormKind::rms, Activation::silu}, 6));

@@ -87,7 +87,7 @@ def test_rows_without_one_keep_their_bits_in_every_format(fmt: str) -> None:
     np.testing.assert_array_equal(mixed(with_two(native.executor("llama", fmt)), "llama", [FIRST, 0])[1], plain)
 
 
-@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "amx"])
 def test_every_instruction_set(isa: str, executor_or_skip: Callable[..., Executor]) -> None:
     found = mixed(with_two(executor_or_skip("llama", isa=isa)), "llama", [FIRST, 0, SECOND])
     expected = mixed(with_two(torch_executor("llama")), "llama", [FIRST, 0, SECOND])

@@ -28,7 +28,7 @@ Bits = list[tuple[list[int], Any]]
 
 
 @pytest.mark.parametrize("name", MIXED)
-@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "amx"])
 @pytest.mark.parametrize("fmt", ["f32", "bf16"])
 def test_every_instruction_set(name: str, isa: str, fmt: str) -> None:
     try:

@@ -16,6 +16,7 @@ def test_a_symbol_shared_by_kinds_is_a_leak() -> None:
 
 def test_two_vector_kinds_may_not_share_either() -> None:
     assert leaks({"k_avx2.cpp.o": ["h()"], "k_avx512.cpp.o": ["h()"]}).keys() == {"h()"}
+    assert leaks({"k_avx512.cpp.o": ["h()"], "k_amx.cpp.o": ["h()"]}).keys() == {"h()"}
 
 
 @pytest.mark.skipif(not (shutil.which("g++") and shutil.which("nm")), reason="needs g++ and nm")

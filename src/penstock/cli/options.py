@@ -73,7 +73,7 @@ HELP = {
     "watermark_gamma": "share of the vocabulary that a watermark favours (default: 0.5)",
     "watermark_delta": "by how much, on the logits (default: 2)",
     "activation": "inputs of quantised weights: auto, float (exact), int8 (fast)",
-    "isa": "instruction set: generic, avx2, avx512 … (default: the best one this CPU has)",
+    "isa": "instruction set: generic, avx2, avx512, amx … (default: the best one this CPU has)",
 }
 METAVARS = {
     "model": "MODEL", "tokenizer": "DIR", "download_dir": "DIR", "chat_template": "FILE", "hf_overrides": "JSON",

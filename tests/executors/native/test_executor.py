@@ -33,6 +33,8 @@ def test_info_says_what_was_resolved() -> None:
     if "avx512" in __import__("penstock._native", fromlist=["x"]).possible_isas():
         assert executor(fmt="bf16", isa="avx512").info.compute == "bf16"
         assert executor(fmt="bf16", isa="avx512", compute="f32").info.compute == "f32"
+    if "amx" in __import__("penstock._native", fromlist=["x"]).possible_isas():
+        assert executor(fmt="bf16", isa="amx").info.compute == "bf16"
 
 
 @pytest.mark.parametrize(
@@ -309,6 +311,7 @@ def test_an_idle_team_costs_no_cpu() -> None:
         ("f16", "auto", "auto", "avx2", "f16"),
         ("f16", "auto", "int8", "generic", "f16"),
         ("f32", "auto", "auto", "avx512", "f32"),
+        ("f16", "auto", "auto", "amx", "bf16"),
         ("bf16", "auto", "float", "avx2", "bf16"),
     ],
 )

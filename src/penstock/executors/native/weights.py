@@ -16,10 +16,10 @@ from penstock.quant.formats import BLOCKS, CODES, DENSE
 from penstock.quant.rounding import PLAIN
 from penstock.quant.scheme import WORDS, Array, WeightData
 
-BF16_ISAS = ("avx512",)
+BF16_ISAS = ("avx512", "amx")
 """Instruction sets with a bfloat16 dot product."""
 NAMES = {name: fmt for fmt, name in DENSE.items()}
-INT8_ISAS = ("avx2", "avx512")
+INT8_ISAS = ("avx2", "avx512", "amx")
 """Instruction sets whose products of bytes are faster than those of floats, by two to five times."""
 
 
