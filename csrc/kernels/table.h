@@ -109,6 +109,7 @@ struct MatrixUnit {
     void (*fill_panel)(const float* x, int64_t k, uint32_t* panel, int rows, int row) = nullptr;  // Act::bf16
     void (*quantise_row)(const Quant&, SumForm, const float* x, uint32_t* panel, int rows, int row) = nullptr;
     void (*products)(const PanelsBlock&) = nullptr;
+    void (*leave)() = nullptr;  // after the last products of an op: a thread gives the unit up
 };
 
 constexpr int kUnitBlockLimit = 2048;  // floats of a panel's results

@@ -324,6 +324,7 @@ void linear(const Kernels& kernels, const LinearArgs& args, const Worker& worker
     } else {
         op.run(share(tiles, worker.id / along, worker.count / along), share(op.panels, worker.id % along, along));
     }
+    if (op.unit != nullptr) op.unit->leave();
 }
 
 int64_t linear_shared_bytes(const Matrix& m, Act act, int64_t rows) { return rows * most_row_words(m, act) * 4; }

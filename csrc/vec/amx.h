@@ -14,7 +14,13 @@ constexpr int kTileRows = 16, kTileBytes = 1024;
 // What the tiles hold from here on: so many rows of two panels, and bytes of each row that products go over.
 class Tiles {
   public:
-    ~Tiles() { _tile_release(); }
+    ~Tiles() { release(); }
+
+    // Tiles that hold something cost the system when it changes threads, and the core power.
+    void release() {
+        asm volatile("tilerelease");
+        rows_a_ = -1;
+    }
 
     void shape(int rows_a, int rows_b, int bytes) {
         if (rows_a == rows_a_ && rows_b == rows_b_ && bytes == bytes_) return;
