@@ -2,6 +2,7 @@
 #pragma once
 #include "kernels/bytes.h"
 #include "kernels/codes.h"
+#include "kernels/input_steps.h"
 
 namespace penstock {
 namespace {
@@ -85,47 +86,27 @@ inline bool is_whole(const Quant& q) {
 // in the first one's word. The form asked for is `ready`, or there would be no kernels.
 void unit_quantise(const Quant& q, SumForm, const float* x, uint32_t* panel, int rows, int row) {
     const float of_row = q.one_scale ? largest(x, q.inputs) : 0;
-    const int64_t part = q.part(), whole_chunk = q.per_chunk * q.group;
+    const int64_t part = q.part();
+    const bool constant = q.zeros == ZeroKind::constant, pairs = q.whole_minima();
     int32_t total = 0;
-    const bool constant = q.zeros == ZeroKind::constant;
-    const bool pairs = q.whole_minima(), filled_up = q.group != q.padded();
-    uint32_t* headers = panel + unit_row(q).block * rows * kBlockWords + row;
-    panel += row * kBlockWords;
+    uint32_t *blocks = panel + row * kBlockWords, *header = panel + unit_row(q).block * rows * kBlockWords + row;
+    uint32_t* const headers = header;
     alignas(64) int8_t bytes[kStepInputs + 64] = {};
     alignas(64) int32_t fours[kStepInputs / 4];
-    each_unit_step(q, [&](const UnitStep& s) {
-        const float* chunk = x + s.chunk * whole_chunk;
-        const int64_t there = q.inputs - s.chunk * whole_chunk;
-        const auto real = [&](int64_t i) {  // inputs of the chunk before its filled-up input i
-            int64_t n = i;
-            if (filled_up) {
-                const int64_t in_group = i % q.padded();
-                n = i / q.padded() * q.group + (in_group < q.group ? in_group : q.group);
-            }
-            return n < there ? n : there;
-        };
-        const int64_t to = s.from + s.inputs, first = real(s.from), last = real(to);
-        const float most = q.one_scale ? of_row : largest(chunk + first, last - first), scale = most / 127.0f;
-        const F factor = set(most > 0 ? 127.0f / most : 0.0f);
-        if (last - first == s.inputs) {
-            round_to_bytes(chunk + first, s.inputs, s.inputs, factor, bytes);
-        } else {
-            for (int64_t begin = s.from; begin < to; begin += part) {
-                const int64_t end = begin + part < to ? begin + part : to, at = real(begin);
-                round_to_bytes(chunk + at, real(end) - at, end - begin, factor, bytes + (begin - s.from));
-            }
-        }
-        for (int64_t i = 0; i < s.inputs; i += 64) {
+    each_step(q, x, nullptr, 0, [&](const InputStep& s, auto real) {
+        const float most = q.one_scale ? of_row : largest(s.x + real(s.from), real(s.to) - real(s.from));
+        const float scale = most / 127.0f;
+        const int64_t n = s.to - s.from;
+        round_step(s, real, part, set(most > 0 ? 127.0f / most : 0.0f), bytes);
+        for (int64_t i = 0; i < n; i += 64, blocks += rows * kBlockWords) {
             const Codes line = load_codes(bytes + i);
             store_i(fours + i / 4, dot_small(set_i(0), broadcast_codes(0x01010101), line));
-            store_codes(panel + (s.block + i / 64) * rows * kBlockWords, line);
+            store_codes(blocks, line);
         }
-        uint32_t* header = headers + s.header * rows;
         std::memcpy(header, &scale, 4);
-        for (int64_t p = 0; p < s.parts; p++) {
+        for (int64_t from = 0, p = 0; from < n; from += part, p++) {
             int32_t sum = 0;
-            const int64_t end = (p + 1) * part < s.inputs ? (p + 1) * part : s.inputs;
-            for (int64_t i = p * part / 4; i < end / 4; i++) sum += fours[i];
+            for (int64_t i = from / 4; i < (from + part < n ? from + part : n) / 4; i++) sum += fours[i];
             header += rows;
             total += sum;
             if (!pairs) {
@@ -137,6 +118,7 @@ void unit_quantise(const Quant& q, SumForm, const float* x, uint32_t* panel, int
                 *(header - rows) |= static_cast<uint32_t>(sum) << 16;
             }
         }
+        header += rows;
     });
     if (is_whole(q)) headers[rows] = static_cast<uint32_t>(total);
 }

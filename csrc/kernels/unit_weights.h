@@ -83,7 +83,7 @@ void scale_codes(const uint8_t* codes, const std::byte* scales, bool unsigned_sc
 // Fills a step's weights from the chunks of tiles `tile_bytes` apart; `early` is as far behind.
 class StepReader {
   public:
-    StepReader(const Matrix& m) : q_(m.quant), at_(q_), tile_bytes_(m.tile_bytes) {}
+    explicit StepReader(const Matrix& m) : q_(m.quant), at_(q_), tile_bytes_(m.tile_bytes) {}
 
     int planes() const { return q_.scales == ScaleKind::super ? 2 : 1; }
 
