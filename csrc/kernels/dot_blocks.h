@@ -22,7 +22,8 @@ struct BlockRun {
     int64_t panel_rows;      // words from one word of a row to the next
     const std::byte* early;  // memory that is fetched meanwhile: of each tile, which are so many bytes apart,
     int64_t early_stride;
-    int64_t early_lines;  // so many lines with each block
+    int64_t early_lines;  // so many lines with each block,
+    bool early_far;       // into the second cache
     float* y;
     int64_t ldy;
 };
@@ -73,12 +74,15 @@ struct Block {
 struct EarlyTiles {
     const std::byte* at;
     int64_t lines, stride;
+    bool far;
+
+    explicit EarlyTiles(const BlockRun& b) : at(b.early), lines(b.early_lines), stride(b.early_stride), far(b.early_far) {}
 
     template <int T>
     inline __attribute__((always_inline)) void portion() {
         for (int64_t i = lines; i > 0; i--, at += kLineBytes) {
 #pragma GCC unroll 4
-            for (int t = 0; t < T; t++) prefetch_near(at + t * stride);
+            for (int t = 0; t < T; t++) far ? prefetch(at + t * stride) : prefetch_near(at + t * stride);
         }
     }
 };
@@ -107,7 +111,7 @@ void block_plain(const BlockRun& b) {
     const bool half = q.scales == ScaleKind::f16;
     const int64_t tile_bytes = b.tile_bytes, panel_rows = T == 1 ? R : b.panel_rows, ldy = b.ldy, blocks = b.blocks;
     const int64_t to_part = half ? kTile * 2 : kTile * 4;
-    EarlyTiles early{b.early, b.early_lines, b.early_stride};
+    EarlyTiles early(b);
     const uint32_t* a = b.panel;
     const std::byte *scales = b.chunk + b.scales, *zeros = b.chunk + b.zeros, *codes = b.chunk + b.codes;
     for (int64_t step = b.steps; step > 0; step--) {
@@ -188,7 +192,7 @@ void block_super(const BlockRun& b) {
     constexpr bool kShift = super_shift(kKind);
     constexpr int kParts = parts_of_block(kKind);
     const int64_t tile_bytes = b.tile_bytes, panel_rows = T == 1 ? R : b.panel_rows, ldy = b.ldy;
-    EarlyTiles early{b.early, b.early_lines, b.early_stride};
+    EarlyTiles early(b);
     const uint32_t* a = b.panel;
     const std::byte* chunk = b.chunk;
     for (int64_t step = b.steps; step > 0; step--, chunk += b.to_codes) {

@@ -8,7 +8,11 @@
 namespace penstock {
 
 const Kernels& avx512_kernels() {
-    static const Kernels table = make_kernels(add_avx512_attention, add_avx512_quantised);
+    static const Kernels table = [] {
+        Kernels k = make_kernels(add_avx512_attention, add_avx512_quantised);
+        k.halves = __builtin_cpu_is("amdfam19h");  // Zen 4; Zen 5 is of another family
+        return k;
+    }();
     return table;
 }
 

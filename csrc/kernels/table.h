@@ -42,6 +42,7 @@ struct PanelsBlock {
     int64_t ldy;
     const std::byte* next;  // or null: the tiles that come after these, which are asked for early,
     int64_t next_stride;    // and bytes from one to the next
+    bool halves;            // as Kernels says
 };
 constexpr int kPanelsAtOnce = 8;
 
@@ -117,6 +118,7 @@ constexpr int kUnitBlockLimit = 2048;  // floats of a panel's results
 struct Kernels {
     const char* name;
     MatrixUnit unit;
+    bool halves;                           // this CPU does the halves of a vector one after the other
     int panel_rows;                        // rows of a panel, at most
     int8_t tiles_at_once[kRowsLimit + 1];  // by rows
     int8_t attend_rows[kKVTypes];          // query rows of an AttendPanel, at most

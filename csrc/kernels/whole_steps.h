@@ -51,8 +51,14 @@ void ragged_step(const PanelsBlock& b, int tile, const std::byte* chunk, int64_t
     });
 }
 
-// Memory is asked for so much earlier than it is needed, where one tile is read at a time.
-constexpr int64_t kAheadBytes = 4096;
+// Memory is asked for so much earlier than it is needed, where one tile is read at a time; and where a core does vectors
+// by halves (Zen 4), into the second cache: the first one waits for few lines at once.
+constexpr int64_t kAheadBytes = 4096, kAheadFar = 8192;
+// Up to so many rows such a core waits for memory alone, which by itself it fetches better than when asked, but for
+// groups whose scales and zeros are apart.
+constexpr int patient_rows(const Quant& q) {
+    return q.scales == ScaleKind::super ? 2 : q.codes == CodeKind::u8 ? 4 : 0;
+}
 
 class WholeSteps {
   public:
@@ -63,9 +69,11 @@ class WholeSteps {
         row_words_ = q_.row_words();
         is_long_ = whole_ > kStepInputs;
         step_bytes_ = is_long_ ? code_bytes(q_.codes, kStepInputs) : at_.bytes;
-        ahead_ = tiles > 1 ? 1 : (kAheadBytes + step_bytes_ - 1) / step_bytes_;
+        const int64_t ahead = b.halves ? kAheadFar : kAheadBytes;
+        ahead_ = tiles > 1 ? 1 : (ahead + step_bytes_ - 1) / step_bytes_;
         const bool ends = first + tiles == b.count;
-        next_ = ends ? b.next : b.weight->data + (b.tile + first + tiles) * tile_bytes;
+        const std::byte* beyond = b.weight->data + (b.tile + first + tiles) * tile_bytes;
+        next_ = ends ? b.next : beyond;
         next_stride_ = ends ? b.next_stride : tile_bytes;
         run_.quant = &q_;
         run_.scales = at_.scales;
@@ -74,7 +82,10 @@ class WholeSteps {
         run_.ldy = b.ldy;
         run_.to_codes = step_bytes_;
         run_.to_scales = is_long_ ? 0 : step_bytes_;
+        run_.early_far = b.halves;
         cut_rows();
+        patient_ = b.halves && b.panels == 1 && b.rows[0] <= patient_rows(q_);
+        if (patient_ && next_ == beyond) next_ = nullptr;
     }
 
     // Whether there are kernels for it.
@@ -112,6 +123,7 @@ class WholeSteps {
     int64_t whole_ = 0, row_words_ = 0, step_bytes_ = 0;
     int64_t ahead_ = 0;     // steps
     bool is_long_ = false;  // a group has several steps
+    bool patient_ = false;  // nothing is asked for but the first lines of what comes next, if that lies elsewhere
     const std::byte* next_ = nullptr;
     int64_t next_stride_ = 0;
     int64_t words_ = 0;  // of a row, gone over
@@ -161,13 +173,13 @@ class WholeSteps {
     void piece(const std::byte* chunk, int64_t codes, int64_t count, int64_t parts, int64_t inputs, bool last) {
         const int64_t step_inputs = parts * inputs, blocks = step_inputs / block_ * count;
         const int64_t lines = (count * step_bytes_ / kLineBytes + blocks_of_rows_ - 1) / blocks_of_rows_;
-        const std::byte* early = last ? next_ : chunk + codes + ahead_ * step_bytes_;
+        const std::byte* early = last ? next_ : patient_ ? nullptr : chunk + codes + ahead_ * step_bytes_;
         run_.chunk = chunk;
         run_.codes = codes;
         run_.steps = count;
         run_.parts = parts;
         run_.blocks = inputs / block_;
-        run_.early_lines = early == nullptr ? 0 : (lines + blocks - 1) / blocks;
+        run_.early_lines = early == nullptr ? 0 : patient_ ? 1 : (lines + blocks - 1) / blocks;
         run_.early_stride = last ? next_stride_ : run_.tile_bytes;
         run_.early = early;
         const int64_t fetched = run_.early_lines * blocks * kLineBytes;

@@ -178,6 +178,7 @@ struct Linear {
         block.weight = &w;
         block.act = args.act;
         block.sums = sums;
+        block.halves = kernels.halves;
         block.tile = tile;
         block.count = count;
         block.panel = prepared + rows.begin * words;

@@ -146,6 +146,16 @@ inline void for_all_isas(const std::function<void(const Kernels&)>& f) {
     }
 }
 
+// And as other CPUs of that instruction set would have it.
+inline void for_all_cores(const std::function<void(const Kernels&)>& f) {
+    for_all_isas([&](const Kernels& kernels) {
+        Kernels other = kernels;
+        other.halves = !kernels.halves;
+        f(kernels);
+        f(other);
+    });
+}
+
 // A random matrix in a format: its values as they are after rounding, and packed.
 struct Weights {
     Buffer<float> values;

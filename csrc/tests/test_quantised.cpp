@@ -329,7 +329,7 @@ void check_broken_rows(const Kernels& kernels) {
 
 int main() {
     check_halves();
-    for_all_isas([](const Kernels& kernels) {
+    for_all_cores([](const Kernels& kernels) {
         check_broken_rows(kernels);
         const Coded kinds[] = {
             {"int8", 32},
