@@ -14,7 +14,7 @@ namespace {
 // Adds the values of rows begin <= row < end of a span to a panel's sums, rescaling these where they shrink.
 template <class Products>
 void add_span(Products& products, const AttendRun& a, const AttendPanel& b, const Seen& seen, int group0, int begin,
-              int end, int64_t ahead) {
+              int end, Ahead ahead) {
     const auto shrinks = [&](int step) { return (b.shrunk >> step & 1) != 0; };
     while (begin < end) {
         const int step = begin / kStepRows, start = step * kStepRows;
@@ -55,7 +55,7 @@ void attend_beside(Products& products, const AttendRun& a) {
         }
         for (int i = 0; i < a.count; i++)
             if (!seen[i].nothing())
-                products.score(a, a.panels[i], keys, seen[i].first_group(), seen[i].last_group(), 0);
+                products.score(a, a.panels[i], keys, seen[i].first_group(), seen[i].last_group(), {});
         for (int i = 0; i < a.count; i++) {
             if (seen[i].nothing()) continue;
             products.weigh(a, a.panels[i], seen[i], group0 * 16, Early{next, count, offset, a.group_bytes});
@@ -63,7 +63,7 @@ void attend_beside(Products& products, const AttendRun& a) {
         }
         for (int i = 0; i < a.count; i++)
             if (!seen[i].nothing())
-                add_span(products, a, a.panels[i], seen[i], group0, seen[i].min_lo, seen[i].max_hi, 0);
+                add_span(products, a, a.panels[i], seen[i], group0, seen[i].min_lo, seen[i].max_hi, {});
     }
 }
 
@@ -74,7 +74,8 @@ template <class Products>
 void attend_span(Products& products, const AttendRun& a, int first, int last, int group0, int groups, bool all,
                  const std::byte* next_keys) {
     // Values lie as keys do: what comes next is as far away. The first panel asks for it, line by line.
-    const int64_t ahead = next_keys != nullptr ? next_keys - (a.keys[group0] + a.panels[first].offset) : 0;
+    Ahead ahead{0, a.halves};
+    if (next_keys != nullptr) ahead.bytes = next_keys - (a.keys[group0] + a.panels[first].offset);
     const int rows = groups * 16;
     const Seen whole(rows);
     Seen part(0);
@@ -95,7 +96,7 @@ void attend_span(Products& products, const AttendRun& a, int first, int last, in
         const int next = (g / tile + 1) * tile < to ? (g / tile + 1) * tile : to;
         for (int i = first; i < last; i++) {
             for (int t = g; t < next; t++) memory[t] = a.keys[group0 + t] + a.panels[i].offset;
-            products.score(a, a.panels[i], memory, g, next, i == first ? ahead : 0);
+            products.score(a, a.panels[i], memory, g, next, i == first ? ahead : Ahead{});
         }
         g = next;
     }
@@ -115,7 +116,7 @@ void attend_span(Products& products, const AttendRun& a, int first, int last, in
         for (int i = first; i < last; i++) {
             const Seen& seen = seen_by(i);
             const int begin = seen.min_lo > row ? seen.min_lo : row, end = seen.max_hi < next ? seen.max_hi : next;
-            add_span(products, a, a.panels[i], seen, group0, begin, end, i == first ? ahead : 0);
+            add_span(products, a, a.panels[i], seen, group0, begin, end, i == first ? ahead : Ahead{});
         }
         row = next;
     }

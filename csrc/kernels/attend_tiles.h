@@ -13,15 +13,15 @@ namespace {
 constexpr int kStepLines = kStepRows / 2;  // of values: a line is 16 elements of two rows
 
 // Asks for the lines of a tile's memory so many bytes ahead, or for none.
-inline void fetch_tile(const std::byte* p, int64_t stride, int64_t ahead) {
-    if (ahead == 0) return;
+inline void fetch_tile(const std::byte* p, int64_t stride, Ahead ahead) {
+    if (ahead.bytes == 0) return;
 #pragma GCC unroll 16
-    for (int line = 0; line < 16; line++) prefetch_near(p + line * stride + ahead);
+    for (int line = 0; line < 16; line++) prefetch_near(p + line * stride + ahead.bytes);
 }
 
 // Scores of T groups.
 template <int T>
-inline void score_tiles(const AttendRun& a, const AttendPanel& b, const std::byte* const* keys, int64_t ahead,
+inline void score_tiles(const AttendRun& a, const AttendPanel& b, const std::byte* const* keys, Ahead ahead,
                         float* scores) {
     const int64_t stride = a.tile_rows * 4, blocks = a.head_dim / 32;
     const std::byte* q = reinterpret_cast<const std::byte*>(b.q);
@@ -125,7 +125,7 @@ class TileProducts {
     static constexpr int kTogether = kStepRows;
 
     void score(const AttendRun& a, const AttendPanel& b, const std::byte* const* keys, int from, int to,
-               int64_t ahead) {
+               Ahead ahead) {
         shape(a, b.rows);
         for (; from + 4 <= to; from += 4) score_tiles<4>(a, b, keys + from, ahead, b.scores + from * 16);
         for (; from + 2 <= to; from += 2) score_tiles<2>(a, b, keys + from, ahead, b.scores + from * 16);

@@ -9,7 +9,7 @@ namespace {
 
 template <KVType type, int R, int T>
 inline void score_some(const AttendRun& a, const AttendPanel& b, const std::byte* const* keys, int group,
-                       int64_t ahead) {
+                       Ahead ahead) {
     if constexpr (type == KVType::i8)
         score_bytes<R, T>(a.head_dim, a.tile_rows / 16, b.q, keys + group, ahead, b.scores + group * 16);
     else
@@ -18,7 +18,7 @@ inline void score_some(const AttendRun& a, const AttendPanel& b, const std::byte
 
 template <KVType type, int R>
 void score_panel(const AttendRun& a, const AttendPanel& b, const std::byte* const* keys, int from, int to,
-                 int64_t ahead) {
+                 Ahead ahead) {
     constexpr int kAtOnce = attend_tiles(R);
     for (; from + kAtOnce <= to; from += kAtOnce) score_some<type, R, kAtOnce>(a, b, keys, from, ahead);
     if constexpr (kAtOnce > 2)
@@ -53,7 +53,7 @@ void add_panel(const AttendRun& a, const AttendPanel& b, const Seen& seen, const
 
 // By the number of rows of a panel.
 template <KVType type, int R = kMaxRows>
-void score(const AttendRun& a, const AttendPanel& b, const std::byte* const* keys, int from, int to, int64_t ahead) {
+void score(const AttendRun& a, const AttendPanel& b, const std::byte* const* keys, int from, int to, Ahead ahead) {
     if (b.rows == R) return score_panel<type, R>(a, b, keys, from, to, ahead);
     if constexpr (R > 1) score<type, R - 1>(a, b, keys, from, to, ahead);
 }
@@ -68,7 +68,7 @@ struct LineProducts {
     static constexpr KVType kType = type;
     static constexpr int kTogether = 1;
     void score(const AttendRun& a, const AttendPanel& b, const std::byte* const* keys, int from, int to,
-               int64_t ahead) {
+               Ahead ahead) {
         penstock::score<type>(a, b, keys, from, to, ahead);
     }
     template <class Fetch>

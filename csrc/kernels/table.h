@@ -86,6 +86,7 @@ struct AttendRun {
     float softcap;  // 0: none; else scores are to base e before it
     AttendOrder order;
     bool ahead;           // panels beside each other are the first to read this partition: fetch memory early
+    bool halves;          // as Kernels says
     int64_t group_bytes;  // keys of one group of one head, and values
     AttendPanel* panels;
     int count, head_panels;  // of all heads, and of each

@@ -274,6 +274,7 @@ struct Attention {
                 at += b.rows;
             }
             run.ahead = turn == 0;
+            run.halves = kernels.halves;
             run.group_bytes = a.cache.head_bytes * 16 / a.cache.block_size;
             run.panels = panels;
             run.count = static_cast<int>(end - begin);

@@ -263,7 +263,7 @@ void check_poison(const Kernels& kernels, Shape shape, int64_t length, int64_t b
 }  // namespace
 
 int main() {
-    for_all_isas([](const Kernels& kernels) {
+    for_all_cores([](const Kernels& kernels) {
         for (KVType type : {KVType::f32, KVType::f16, KVType::bf16, KVType::i8}) {
             for (int64_t dim : {2, 8, 10, 12, 18, 40, 64, 80}) check(kernels, {4, 2, dim, type}, 75, 16);
             for (int64_t length : {2, 15, 75, 128}) check_poison(kernels, {4, 2, 24, type}, length, 16);
