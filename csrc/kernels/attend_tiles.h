@@ -124,8 +124,7 @@ class TileProducts {
     static constexpr KVType kType = KVType::bf16;
     static constexpr int kTogether = kStepRows;
 
-    void score(const AttendRun& a, const AttendPanel& b, const std::byte* const* keys, int from, int to,
-               Ahead ahead) {
+    void score(const AttendRun& a, const AttendPanel& b, const std::byte* const* keys, int from, int to, Ahead ahead) {
         shape(a, b.rows);
         for (; from + 4 <= to; from += 4) score_tiles<4>(a, b, keys + from, ahead, b.scores + from * 16);
         for (; from + 2 <= to; from += 2) score_tiles<2>(a, b, keys + from, ahead, b.scores + from * 16);

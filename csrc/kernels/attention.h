@@ -8,8 +8,7 @@ namespace penstock {
 namespace {
 
 template <KVType type, int R, int T>
-inline void score_some(const AttendRun& a, const AttendPanel& b, const std::byte* const* keys, int group,
-                       Ahead ahead) {
+inline void score_some(const AttendRun& a, const AttendPanel& b, const std::byte* const* keys, int group, Ahead ahead) {
     if constexpr (type == KVType::i8)
         score_bytes<R, T>(a.head_dim, a.tile_rows / 16, b.q, keys + group, ahead, b.scores + group * 16);
     else
@@ -67,8 +66,7 @@ template <KVType type>
 struct LineProducts {
     static constexpr KVType kType = type;
     static constexpr int kTogether = 1;
-    void score(const AttendRun& a, const AttendPanel& b, const std::byte* const* keys, int from, int to,
-               Ahead ahead) {
+    void score(const AttendRun& a, const AttendPanel& b, const std::byte* const* keys, int from, int to, Ahead ahead) {
         penstock::score<type>(a, b, keys, from, to, ahead);
     }
     template <class Fetch>

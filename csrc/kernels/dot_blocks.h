@@ -76,7 +76,8 @@ struct EarlyTiles {
     int64_t lines, stride;
     bool far;
 
-    explicit EarlyTiles(const BlockRun& b) : at(b.early), lines(b.early_lines), stride(b.early_stride), far(b.early_far) {}
+    explicit EarlyTiles(const BlockRun& b)
+        : at(b.early), lines(b.early_lines), stride(b.early_stride), far(b.early_far) {}
 
     template <int T>
     inline __attribute__((always_inline)) void portion() {

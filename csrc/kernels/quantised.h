@@ -100,8 +100,8 @@ void quant_tiles(const PanelsBlock& b) {
     for (int p = 0; p < b.panels; p++) rows += b.rows[p], most = b.rows[p] > most ? b.rows[p] : most;
     for (int r = 0; r < rows; r++) std::memset(b.y + r * b.ldy, 0, static_cast<size_t>(b.count) * kTile * 4);
     if (b.act == Act::i8) {
-        // While memory decides, one stream of it is faster than several (bytes, four and eight rows: by 9 %). A core that
-        // does vectors by halves has time to load inputs anew for each tile: one is faster for any number of rows.
+        // While memory decides, one stream of it is faster than several (bytes, four and eight rows: by 9 %). A core
+        // that does vectors by halves has time to load inputs anew for each tile: one is faster for any number of rows.
         const CodeKind codes = b.weight->quant.codes;
         const bool wide_codes = unit_lines(codes) * 8 > unit_inputs(codes);  // more than half a byte an input
         const int wide = !b.halves && rows > (wide_codes ? 8 : 3) ? kBlockTiles : 1;

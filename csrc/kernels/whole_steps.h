@@ -51,8 +51,8 @@ void ragged_step(const PanelsBlock& b, int tile, const std::byte* chunk, int64_t
     });
 }
 
-// Memory is asked for so much earlier than it is needed, where one tile is read at a time; and where a core does vectors
-// by halves (Zen 4), into the second cache: the first one waits for few lines at once.
+// Memory is asked for so much earlier than it is needed, where one tile is read at a time; and where a core does
+// vectors by halves (Zen 4), into the second cache: the first one waits for few lines at once.
 constexpr int64_t kAheadBytes = 4096, kAheadFar = 8192;
 // Up to so many rows such a core waits for memory alone, which by itself it fetches better than when asked, but for
 // groups whose scales and zeros are apart.
