@@ -18,6 +18,8 @@ struct BlockRun {
     int64_t tile_bytes;                  // to the next tile
     int64_t steps, to_scales, to_codes;  // and to the next step's
     int64_t parts, blocks;               // of a step, and of a part; a block is block_inputs()
+    int64_t last_parts;                  // of the last step
+    bool fresh;                          // y counts as zero
     const uint32_t* panel;
     int64_t panel_rows;      // words from one word of a row to the next
     const std::byte* early;  // memory that is fetched meanwhile: of each tile, which are so many bytes apart,
@@ -88,20 +90,46 @@ struct EarlyTiles {
     }
 };
 
-// y += totals * the rows' scales
+// What the rows' totals of each step, times their scales, add up to: of one tile in registers, of several in memory.
 template <int T, int R>
-inline __attribute__((always_inline)) void add_step(float* y, int64_t ldy, const F (&totals)[R * T],
-                                                    const uint32_t* scales) {
+struct Results {
+    float* const y;
+    const int64_t ldy;
+    F sums[T == 1 ? R : 1];
+
+    inline __attribute__((always_inline)) explicit Results(const BlockRun& b) : y(b.y), ldy(b.ldy) {
 #pragma GCC unroll 16
-    for (int r = 0; r < R; r++) {
-        const F scale = set(__builtin_bit_cast(float, scales[r]));
+        for (int r = 0; r < R; r++) {
+            if constexpr (T == 1) {
+                sums[r] = b.fresh ? zero() : load(y + r * ldy);
+            } else if (b.fresh) {
 #pragma GCC unroll 4
-        for (int t = 0; t < T; t++) {
-            float* to = y + r * ldy + t * kTile;
-            store(to, fma(totals[r * T + t], scale, load(to)));
+                for (int t = 0; t < T; t++) store(y + r * ldy + t * kTile, zero());
+            }
         }
     }
-}
+    inline __attribute__((always_inline)) void add(const F (&totals)[R * T], const uint32_t* scales) {
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) {
+            const F scale = set(__builtin_bit_cast(float, scales[r]));
+            if constexpr (T == 1) {
+                sums[r] = fma(totals[r], scale, sums[r]);
+            } else {
+#pragma GCC unroll 4
+                for (int t = 0; t < T; t++) {
+                    float* to = y + r * ldy + t * kTile;
+                    store(to, fma(totals[r * T + t], scale, load(to)));
+                }
+            }
+        }
+    }
+    inline __attribute__((always_inline)) void end() const {
+        if constexpr (T == 1) {
+#pragma GCC unroll 16
+            for (int r = 0; r < R; r++) store(y + r * ldy, sums[r]);
+        }
+    }
+};
 
 // Scales are numbers; `kShift`: and so is what is added after them (zeros are not constant).
 template <CodeKind kKind, int T, int R, bool kShift>
@@ -110,9 +138,10 @@ void block_plain(const BlockRun& b) {
     using B = Block<kKind, T, R, kChains>;
     const Quant& q = *b.quant;
     const bool half = q.scales == ScaleKind::f16;
-    const int64_t tile_bytes = b.tile_bytes, panel_rows = T == 1 ? R : b.panel_rows, ldy = b.ldy, blocks = b.blocks;
+    const int64_t tile_bytes = b.tile_bytes, panel_rows = T == 1 ? R : b.panel_rows, blocks = b.blocks;
     const int64_t to_part = half ? kTile * 2 : kTile * 4;
     EarlyTiles early(b);
+    Results<T, R> results(b);
     const uint32_t* a = b.panel;
     const std::byte *scales = b.chunk + b.scales, *zeros = b.chunk + b.zeros, *codes = b.chunk + b.codes;
     for (int64_t step = b.steps; step > 0; step--) {
@@ -122,7 +151,8 @@ void block_plain(const BlockRun& b) {
         for (int i = 0; i < R * T; i++) totals[i] = zero();
         a += panel_rows;
         const std::byte *s = scales, *w = codes;
-        for (int64_t p = 0; p < b.parts; p++, s += to_part) {
+        const int64_t parts = step > 1 ? b.parts : b.last_parts;
+        for (int64_t p = 0; p < parts; p++, s += to_part) {
             I acc[B::kSums];
             const uint32_t* sums = a;
 #pragma GCC unroll 16
@@ -154,18 +184,19 @@ void block_plain(const BlockRun& b) {
                 }
             }
         }
-        add_step<T, R>(b.y, ldy, totals, row_scales);
+        results.add(totals, row_scales);
         scales += b.to_scales;
         zeros += b.to_scales;
         codes += b.to_codes;
     }
+    results.end();
 }
 
 // Takes off a step's minima, times the sums of its inputs. Minima of two parts meet two sums, which lie in the first
 // one's word; `words` are the step's.
 template <CodeKind kKind, int T, int R>
 inline __attribute__((always_inline)) void subtract_minima(const BlockRun& b, const std::byte* chunk,
-                                                           const uint32_t* words, F (&totals)[R * T]) {
+                                                           const uint32_t* words, int64_t parts, F (&totals)[R * T]) {
     constexpr int kPairWords = 2 * (1 + block_inputs(kKind) / 4);
     const int64_t tile_bytes = b.tile_bytes, panel_rows = b.panel_rows;
 #pragma GCC unroll 4
@@ -175,7 +206,7 @@ inline __attribute__((always_inline)) void subtract_minima(const BlockRun& b, co
         for (int r = 0; r < R; r++) minima[r] = set_i(0);
         const std::byte* z = chunk + b.zeros + t * tile_bytes;
         const uint32_t* at = words;
-        for (int64_t p = 0; p < b.parts; p += 2, z += 2 * kTile, at += kPairWords * panel_rows) {
+        for (int64_t p = 0; p < parts; p += 2, z += 2 * kTile, at += kPairWords * panel_rows) {
             const I both = pair(load_u8_i(z), load_u8_i(z + kTile));
 #pragma GCC unroll 16
             for (int r = 0; r < R; r++) minima[r] = dot_pairs(minima[r], both, set_i(static_cast<int32_t>(at[r])));
@@ -192,12 +223,14 @@ void block_super(const BlockRun& b) {
     using B = Block<kKind, T, R>;
     constexpr bool kShift = super_shift(kKind);
     constexpr int kParts = parts_of_block(kKind);
-    const int64_t tile_bytes = b.tile_bytes, panel_rows = T == 1 ? R : b.panel_rows, ldy = b.ldy;
+    const int64_t tile_bytes = b.tile_bytes, panel_rows = T == 1 ? R : b.panel_rows;
     EarlyTiles early(b);
+    Results<T, R> results(b);
     const uint32_t* a = b.panel;
     const std::byte* chunk = b.chunk;
     for (int64_t step = b.steps; step > 0; step--, chunk += b.to_codes) {
         const uint32_t *row_scales = a, *words = a + panel_rows;
+        const int64_t parts = step > 1 ? b.parts : b.last_parts;
         I sums[R * T];
 #pragma GCC unroll 16
         for (int i = 0; i < R * T; i++) sums[i] = set_i(0);
@@ -221,7 +254,7 @@ void block_super(const BlockRun& b) {
             }
             s += kTile;
         };
-        for (int64_t p = 0; p < b.parts; p += kParts, w += B::kUnits * B::kBytes) {
+        for (int64_t p = 0; p < parts; p += kParts, w += B::kUnits * B::kBytes) {
             early.template portion<T>();
             if constexpr (kParts == 2) {
                 part([&](I(&acc)[R* T]) __attribute__((always_inline)) {
@@ -242,9 +275,10 @@ void block_super(const BlockRun& b) {
 #pragma GCC unroll 16
             for (int r = 0; r < R; r++) totals[r * T + t] = to_float(sums[r * T + t]) * d;
         }
-        if constexpr (kShift) subtract_minima<kKind, T, R>(b, chunk, words, totals);
-        add_step<T, R>(b.y, ldy, totals, row_scales);
+        if constexpr (kShift) subtract_minima<kKind, T, R>(b, chunk, words, parts, totals);
+        results.add(totals, row_scales);
     }
+    results.end();
 }
 
 // The kernels by tiles (one, or kBlockTiles) and rows.

@@ -102,24 +102,30 @@ void fill_panel(Act act, const float* x, int64_t k, uint32_t* panel, int rows, i
     }
 }
 
-void finish(const float* c, const float* bias, const float* residual, float* y, int64_t n) {
-    for (int64_t i = 0; i < n; i += 16) {
-        const int m = static_cast<int>(n - i < 16 ? n - i : 16);
-        F v = load(c + i, m);
-        if (bias != nullptr) v = v + load(bias + i, m);
-        if (residual != nullptr) v = load(residual + i, m) + v;
-        store(y + i, v, m);
+void finish(const Finish& f) {
+    for (int64_t i = 0; i < f.n; i += 16) {
+        const int m = static_cast<int>(f.n - i < 16 ? f.n - i : 16);
+        const F bias = f.bias != nullptr ? load(f.bias + i, m) : zero();
+        for (int64_t row = 0; row < f.rows; row++) {
+            F v = load(f.c + row * f.ldc + i, m);
+            if (f.bias != nullptr) v = v + bias;
+            if (f.residual != nullptr) v = load(f.residual + row * f.ld_residual + i, m) + v;
+            store(f.y + row * f.ldy + i, v, m);
+        }
     }
 }
 
-void finish_gated(Activation kind, const float* g, const float* bias_g, const float* u, const float* bias_u, float* y,
-                  int64_t n) {
-    for (int64_t i = 0; i < n; i += 16) {
-        const int m = static_cast<int>(n - i < 16 ? n - i : 16);
-        F a = load(g + i, m), b = load(u + i, m);
-        if (bias_g != nullptr) a = a + load(bias_g + i, m);
-        if (bias_u != nullptr) b = b + load(bias_u + i, m);
-        store(y + i, activate(kind, a) * b, m);
+void finish_gated(Activation kind, const FinishGated& f) {
+    for (int64_t i = 0; i < f.n; i += 16) {
+        const int m = static_cast<int>(f.n - i < 16 ? f.n - i : 16);
+        const F bias_g = f.bias_g != nullptr ? load(f.bias_g + i, m) : zero();
+        const F bias_u = f.bias_u != nullptr ? load(f.bias_u + i, m) : zero();
+        for (int64_t row = 0; row < f.rows; row++) {
+            F g = load(f.g + row * f.ldg + i, m), u = load(f.u + row * f.ldu + i, m);
+            if (f.bias_g != nullptr) g = g + bias_g;
+            if (f.bias_u != nullptr) u = u + bias_u;
+            store(f.y + row * f.ldy + i, activate(kind, g) * u, m);
+        }
     }
 }
 

@@ -46,6 +46,26 @@ struct PanelsBlock {
 };
 constexpr int kPanelsAtOnce = 8;
 
+// What follows the dot products, of n columns of some rows: y = residual + (c + bias); bias and residual may be null.
+struct Finish {
+    int64_t rows, n;
+    const float* c;
+    int64_t ldc;
+    const float *bias, *residual;
+    int64_t ld_residual;
+    float* y;
+    int64_t ldy;
+};
+// y = activation(g + bias_g) * (u + bias_u); y may be g.
+struct FinishGated {
+    int64_t rows, n;
+    const float *g, *u;
+    int64_t ldg, ldu;
+    const float *bias_g, *bias_u;
+    float* y;
+    int64_t ldy;
+};
+
 // Query rows of one kv head over one partition of the cache. Words are what one line of the cache meets: a float, or
 // two bf16 where the cache holds bf16.
 struct AttendPanel {
@@ -135,11 +155,8 @@ struct Kernels {
     void (*quant_tiles)(const PanelsBlock&);
     int8_t quant_tiles_at_once[kRowsLimit + 1];  // by rows, where inputs are floats
     int8_t byte_tiles_at_once[kRowsLimit + 1];   // and where they are bytes
-    // y = residual + (c + bias); bias, residual may be null.
-    void (*finish)(const float* c, const float* bias, const float* residual, float* y, int64_t n);
-    // y = activation(g + bias_g) * (u + bias_u)
-    void (*finish_gated)(Activation, const float* g, const float* bias_g, const float* u, const float* bias_u, float* y,
-                         int64_t n);
+    void (*finish)(const Finish&);
+    void (*finish_gated)(Activation, const FinishGated&);
 
     void (*norm)(const Norm&, const float* x, float* y, int64_t n);
     void (*elementwise)(ElementwiseArgs::Kind, Activation, float factor, const float* a, const float* b, float* y,

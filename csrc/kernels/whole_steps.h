@@ -19,6 +19,13 @@ inline void each_panel(const PanelsBlock& b, int first_tile, int64_t row_words, 
     }
 }
 
+void clear_results(const PanelsBlock& b, int first_tile, int tiles) {
+    int rows = 0;
+    for (int p = 0; p < b.panels; p++) rows += b.rows[p];
+    for (int r = 0; r < rows; r++)
+        for (int t = first_tile; t < first_tile + tiles; t++) store(b.y + r * b.ldy + t * kTile, zero());
+}
+
 PieceRun piece_run(const PanelsBlock& b) {
     const Quant& q = b.weight->quant;
     const ChunkLayout at(q);
@@ -54,6 +61,9 @@ void ragged_step(const PanelsBlock& b, int tile, const std::byte* chunk, int64_t
 // Memory is asked for so much earlier than it is needed, where one tile is read at a time; and where a core does
 // vectors by halves (Zen 4), into the second cache: the first one waits for few lines at once.
 constexpr int64_t kAheadBytes = 4096, kAheadFar = 8192;
+// Where several blocks of rows meet a tile there, they go through so much of it one after the other, and the same of
+// what comes next is asked for meanwhile: both stay in the second cache, which keeps up with the products.
+constexpr int64_t kPieceFar = 128 << 10;
 // Up to so many rows such a core waits for memory alone, which by itself it fetches better than when asked, but for
 // groups whose scales and zeros are apart.
 constexpr int patient_rows(const Quant& q) {
@@ -83,7 +93,9 @@ class WholeSteps {
         run_.to_codes = step_bytes_;
         run_.to_scales = is_long_ ? 0 : step_bytes_;
         run_.early_far = b.halves;
+        run_.fresh = true;
         cut_rows();
+        if (b.halves && blocks_of_rows_ > 1) ahead_ = kPieceFar / step_bytes_;
         patient_ = b.halves && b.panels == 1 && b.rows[0] <= patient_rows(q_);
         if (patient_ && next_ == beyond) next_ = nullptr;
     }
@@ -101,15 +113,16 @@ class WholeSteps {
         const int64_t last = q_.chunk_inputs((chunks - 1) * q_.per_chunk), part = q_.part();
         const std::byte* chunk = b_.weight->data + (b_.tile + first_) * run_.tile_bytes;
         if (!is_long_) {
-            const int64_t full = last == whole_ ? chunks : chunks - 1;
-            steps(chunk, at_.codes, full, whole_ / part, part, full == chunks);
+            const int64_t full = last % (part * parts_of_block(q_.codes)) == 0 ? chunks : chunks - 1;
+            steps(chunk, at_.codes, full, {whole_ / part, part, full == chunks ? last / part : whole_ / part},
+                  full == chunks);
             if (full < chunks) last_step(chunk + full * at_.bytes, at_.codes, last);
             return;
         }
         for (int64_t c = 0; c < chunks; c++, chunk += at_.bytes) {
             const int64_t inputs = c + 1 == chunks ? last : whole_, full = inputs / kStepInputs;
             const int64_t rest = inputs - full * kStepInputs;
-            steps(chunk, at_.codes, full, 1, kStepInputs, c + 1 == chunks && rest == 0);
+            steps(chunk, at_.codes, full, {1, kStepInputs, 1}, c + 1 == chunks && rest == 0);
             if (rest > 0) last_step(chunk, at_.codes + code_bytes(q_.codes, full * kStepInputs), rest);
         }
     }
@@ -155,30 +168,36 @@ class WholeSteps {
         }
     }
 
-    // `count` steps of `parts` parts of `inputs` inputs, piece by piece where several blocks of rows shall find a piece
-    // in the first cache.
-    void steps(const std::byte* chunk, int64_t codes, int64_t count, int64_t parts, int64_t inputs, bool last) {
+    // What steps consist of: so many parts of so many inputs, the last one of fewer.
+    struct Parts {
+        int64_t count, inputs, last;
+    };
+
+    // `count` steps, piece by piece where several blocks of rows shall find a piece in a cache.
+    void steps(const std::byte* chunk, int64_t codes, int64_t count, Parts parts, bool last) {
         for (int64_t s = 0; s < count;) {
             const int64_t left = count - s;
             const int64_t n = left <= ahead_ ? left : blocks_of_rows_ == 1 ? left - ahead_ : ahead_;
+            const Parts own{parts.count, parts.inputs, n == left ? parts.last : parts.count};
             if (is_long_)
-                piece(chunk, codes + s * step_bytes_, n, parts, inputs, last && n == left);
+                piece(chunk, codes + s * step_bytes_, n, own, last && n == left);
             else
-                piece(chunk + s * step_bytes_, codes, n, parts, inputs, last && n == left);
+                piece(chunk + s * step_bytes_, codes, n, own, last && n == left);
             s += n;
         }
     }
 
     // Meanwhile memory is asked for that comes `ahead_` steps later, or after the last of them what comes next.
-    void piece(const std::byte* chunk, int64_t codes, int64_t count, int64_t parts, int64_t inputs, bool last) {
-        const int64_t step_inputs = parts * inputs, blocks = step_inputs / block_ * count;
+    void piece(const std::byte* chunk, int64_t codes, int64_t count, Parts parts, bool last) {
+        const int64_t blocks = ((count - 1) * parts.count + parts.last) * parts.inputs / block_;
         const int64_t lines = (count * step_bytes_ / kLineBytes + blocks_of_rows_ - 1) / blocks_of_rows_;
         const std::byte* early = last ? next_ : patient_ ? nullptr : chunk + codes + ahead_ * step_bytes_;
         run_.chunk = chunk;
         run_.codes = codes;
         run_.steps = count;
-        run_.parts = parts;
-        run_.blocks = inputs / block_;
+        run_.parts = parts.count;
+        run_.last_parts = parts.last;
+        run_.blocks = parts.inputs / block_;
         run_.early_lines = early == nullptr ? 0 : patient_ ? 1 : (lines + blocks - 1) / blocks;
         run_.early_stride = last ? next_stride_ : run_.tile_bytes;
         run_.early = early;
@@ -190,21 +209,21 @@ class WholeSteps {
             run_.y = r.y;
             r.kernel(run_);
         }
-        words_ += count * q_.panel_words(step_inputs);
+        run_.fresh = false;
+        words_ += (count - 1) * q_.panel_words(parts.count * parts.inputs) + q_.panel_words(parts.last * parts.inputs);
     }
 
-    // The last step of a group or of all, which may be a shorter one.
+    // The last step of a group or of all, where it is not like the others.
     void last_step(const std::byte* chunk, int64_t codes, int64_t inputs) {
         const int64_t part = q_.part();
-        if (inputs % (part * parts_of_block(q_.codes)) == 0) {
-            piece(chunk, codes, 1, inputs / part, part, true);
-        } else if (inputs < part && inputs % block_ == 0) {
-            piece(chunk, codes, 1, 1, inputs, true);
-        } else {
-            for (int t = 0; t < tiles_; t++)
-                ragged_step(b_, first_ + t, chunk + t * run_.tile_bytes, codes, inputs, words_);
-            words_ += q_.panel_words(inputs);
-        }
+        if (inputs % (part * parts_of_block(q_.codes)) == 0)
+            return piece(chunk, codes, 1, {inputs / part, part, inputs / part}, true);
+        if (inputs < part && inputs % block_ == 0) return piece(chunk, codes, 1, {1, inputs, 1}, true);
+        if (run_.fresh) clear_results(b_, first_, tiles_);
+        run_.fresh = false;
+        for (int t = 0; t < tiles_; t++)
+            ragged_step(b_, first_ + t, chunk + t * run_.tile_bytes, codes, inputs, words_);
+        words_ += q_.panel_words(inputs);
     }
 };
 

@@ -221,17 +221,15 @@ struct Linear {
         if (gated) products(part.weight, y, other.weight, tile);
         products(gated ? other.weight : part.weight, gated ? up : y, part.weight, tile + count);
         const float* bias = part.bias != nullptr ? part.bias + column : nullptr;
-        for (int64_t row = rows.begin; row < rows.end; row++) {
-            const int64_t from = (row - rows.begin) * count * kTile;
-            float* to = part.y + row * part.ldy + column;
-            if (gated) {
-                const float* bias_up = other.bias != nullptr ? other.bias + column : nullptr;
-                kernels.finish_gated(args.activation, y + from, bias, up + from, bias_up, to, width);
-            } else {
-                const float* residual =
-                    args.residual.data != nullptr ? args.residual.data + row * args.residual.ld + column : nullptr;
-                kernels.finish(y + from, bias, residual, to, width);
-            }
+        const int64_t many = rows.end - rows.begin, ld = int64_t{count} * kTile;
+        float* to = part.y + rows.begin * part.ldy + column;
+        if (gated) {
+            const float* bias_up = other.bias != nullptr ? other.bias + column : nullptr;
+            kernels.finish_gated(args.activation, {many, width, y, up, ld, ld, bias, bias_up, to, part.ldy});
+        } else {
+            const Rows& r = args.residual;
+            const float* residual = r.data != nullptr ? r.data + rows.begin * r.ld + column : nullptr;
+            kernels.finish({many, width, y, ld, bias, residual, r.ld, to, part.ldy});
         }
     }
 

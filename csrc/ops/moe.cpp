@@ -146,10 +146,8 @@ struct Moe {
         up.part[0] = {part_of(args.up[e], tile, tiles), nullptr, shared.upper + at, ld};
         run(up);
         loras.add(ExpertPart::up, e, from, n, tile, tiles, shared.upper + at, ld);
-        for (int64_t i = 0; i < n; i++) {
-            float* y = shared.inner + at + i * ld;
-            kernels.finish_gated(args.activation, y, nullptr, shared.upper + at + i * ld, nullptr, y, width);
-        }
+        float* y = shared.inner + at;
+        kernels.finish_gated(args.activation, {n, width, y, shared.upper + at, ld, ld, nullptr, nullptr, y, ld});
     }
 
     void down(int64_t e, int64_t from, int64_t n, int64_t tile, int64_t tiles) const {

@@ -370,6 +370,11 @@ int main() {
             const Made m = coded({"int8", 1 << 20, Zeros::none, Order::none, false, true}, 330, 1804, 9);
             check_bits(kernels, {{&m}, Act::i8, NormKind::none, Activation::none, false, kWatched ? 40 : 150});
         }
+        {  // Tiles that are gone through in several pieces (whole_steps.h), the last step of which is half a one.
+            const Made m = coded({"int8", 128, Zeros::none, Order::none, false}, 20, 9088, 10);
+            for (const int64_t rows : {1, 19}) check_values(kernels, m, Act::i8, rows);
+            check_bits(kernels, {{&m}, Act::i8, NormKind::none, Activation::none, false, 40});
+        }
         for (const Blocks& kind : kBlocks)
             for (Act act : {Act::f32, Act::i8}) {
                 const int64_t k = kind.elements == 32 ? 288 : 768;
