@@ -23,8 +23,7 @@ inline F exp(F x) {
     F r = fma(n, set(-0.693359375f), x);      // exact: the first part of ln 2 has few bits
     r = fma(n, set(2.12194440e-4f), r);
     const F e = fma(polynomial(r, kTerms) * r, r, r) + set(1);
-    const F half = round(n * set(0.5f));  // in two steps, so that the smallest and largest are reached
-    return e * pow2(half) * pow2(n - half);
+    return scale2(e, n);  // the smallest and largest are reached
 }
 
 // 2^x for x <= 0; nothing below 2^-150. Rough: to 3e-6 of the value, enough for what is rounded to bf16 next.

@@ -59,6 +59,16 @@ void whole_number_tile(const PanelsBlock& b, int tile) {
     }
 }
 
+// So many at a time.
+void whole_number_tiles(const PanelsBlock& b, int from, int to, int at_once) {
+    WholeSteps steps(b, at_once);
+    if (!steps.there()) {
+        for (int tile = from; tile < to; tile++) whole_number_tile(b, tile);
+        return;
+    }
+    for (int tile = from; tile < to; tile += at_once) steps.run(tile);
+}
+
 // The scales of a chunk of `tiles` tiles side by side, [group][tile][16], and what is added after them.
 inline void scales_of_tiles(const PanelsBlock& b, const ChunkLayout& at, const std::byte* chunk, int64_t groups,
                             int tiles, float* scales, float* shifts) {
@@ -105,15 +115,9 @@ void quant_tiles(const PanelsBlock& b) {
         const CodeKind codes = b.weight->quant.codes;
         const bool wide_codes = unit_lines(codes) * 8 > unit_inputs(codes);  // more than half a byte an input
         const int wide = !b.halves && rows > (wide_codes ? 8 : 3) ? kBlockTiles : 1;
-        for (int tile = 0; tile < b.count;) {
-            const int tiles = b.count - tile >= wide ? wide : 1;
-            WholeSteps steps(b, tile, tiles);
-            if (steps.there())
-                steps.run();
-            else
-                for (int t = 0; t < tiles; t++) whole_number_tile(b, tile + t);
-            tile += tiles;
-        }
+        const int many = b.count / wide * wide;
+        whole_number_tiles(b, 0, many, wide);
+        if (many < b.count) whole_number_tiles(b, many, b.count, 1);
         return;
     }
     clear_results(b, 0, b.count);

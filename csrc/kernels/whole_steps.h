@@ -72,32 +72,28 @@ constexpr int patient_rows(const Quant& q) {
 
 class WholeSteps {
   public:
-    WholeSteps(const PanelsBlock& b, int first, int tiles)
-        : b_(b), q_(b.weight->quant), at_(q_), first_(first), tiles_(tiles), block_(block_inputs(q_.codes)) {
-        const int64_t tile_bytes = b.weight->tile_bytes;
+    // So many tiles side by side.
+    WholeSteps(const PanelsBlock& b, int tiles)
+        : b_(b), q_(b.weight->quant), at_(q_), tiles_(tiles), block_(block_inputs(q_.codes)), part_(q_.part()) {
+        const int64_t groups = q_.groups();
+        chunks_ = (groups + q_.per_chunk - 1) / q_.per_chunk;
+        last_ = q_.chunk_inputs((chunks_ - 1) * q_.per_chunk);
         whole_ = q_.per_chunk * q_.padded();
         row_words_ = q_.row_words();
         is_long_ = whole_ > kStepInputs;
         step_bytes_ = is_long_ ? code_bytes(q_.codes, kStepInputs) : at_.bytes;
-        const int64_t ahead = b.halves ? kAheadFar : kAheadBytes;
-        ahead_ = tiles > 1 ? 1 : (ahead + step_bytes_ - 1) / step_bytes_;
-        const bool ends = first + tiles == b.count;
-        const std::byte* beyond = b.weight->data + (b.tile + first + tiles) * tile_bytes;
-        next_ = ends ? b.next : beyond;
-        next_stride_ = ends ? b.next_stride : tile_bytes;
         run_.quant = &q_;
         run_.scales = at_.scales;
         run_.zeros = at_.zeros;
-        run_.tile_bytes = tile_bytes;
+        run_.tile_bytes = b.weight->tile_bytes;
         run_.ldy = b.ldy;
         run_.to_codes = step_bytes_;
         run_.to_scales = is_long_ ? 0 : step_bytes_;
         run_.early_far = b.halves;
-        run_.fresh = true;
         cut_rows();
-        if (b.halves && blocks_of_rows_ > 1) ahead_ = kPieceFar / step_bytes_;
+        const int64_t ahead = !b.halves ? kAheadBytes : blocks_of_rows_ == 1 ? kAheadFar : kPieceFar;
+        ahead_ = tiles > 1 ? 1 : (ahead + step_bytes_ - 1) / step_bytes_;
         patient_ = b.halves && b.panels == 1 && b.rows[0] <= patient_rows(q_);
-        if (patient_ && next_ == beyond) next_ = nullptr;
     }
 
     // Whether there are kernels for it.
@@ -108,21 +104,22 @@ class WholeSteps {
         return true;
     }
 
-    void run() {
-        const int64_t groups = q_.groups(), chunks = (groups + q_.per_chunk - 1) / q_.per_chunk;
-        const int64_t last = q_.chunk_inputs((chunks - 1) * q_.per_chunk), part = q_.part();
-        const std::byte* chunk = b_.weight->data + (b_.tile + first_) * run_.tile_bytes;
+    // The tiles from `first` on.
+    void run(int first) {
+        begin(first);
+        const std::byte* chunk = b_.weight->data + (b_.tile + first) * run_.tile_bytes;
         if (!is_long_) {
-            const int64_t full = last % (part * parts_of_block(q_.codes)) == 0 ? chunks : chunks - 1;
-            steps(chunk, at_.codes, full, {whole_ / part, part, full == chunks ? last / part : whole_ / part},
-                  full == chunks);
-            if (full < chunks) last_step(chunk + full * at_.bytes, at_.codes, last);
+            const int64_t parts = whole_ / part_;
+            const bool even = last_ == whole_ || last_ % (part_ * parts_of_block(q_.codes)) == 0;
+            const int64_t full = even ? chunks_ : chunks_ - 1;
+            steps(chunk, at_.codes, full, {parts, part_, even && last_ != whole_ ? last_ / part_ : parts}, even);
+            if (!even) last_step(chunk + full * at_.bytes, at_.codes, last_);
             return;
         }
-        for (int64_t c = 0; c < chunks; c++, chunk += at_.bytes) {
-            const int64_t inputs = c + 1 == chunks ? last : whole_, full = inputs / kStepInputs;
+        for (int64_t c = 0; c < chunks_; c++, chunk += at_.bytes) {
+            const int64_t inputs = c + 1 == chunks_ ? last_ : whole_, full = inputs / kStepInputs;
             const int64_t rest = inputs - full * kStepInputs;
-            steps(chunk, at_.codes, full, {1, kStepInputs, 1}, c + 1 == chunks && rest == 0);
+            steps(chunk, at_.codes, full, {1, kStepInputs, 1}, c + 1 == chunks_ && rest == 0);
             if (rest > 0) last_step(chunk, at_.codes + code_bytes(q_.codes, full * kStepInputs), rest);
         }
     }
@@ -131,8 +128,10 @@ class WholeSteps {
     const PanelsBlock& b_;
     const Quant& q_;
     const ChunkLayout at_;
-    const int first_, tiles_;
-    const int64_t block_;
+    const int tiles_;
+    const int64_t block_, part_;
+    int first_ = 0;
+    int64_t chunks_ = 0, last_ = 0;  // of a tile, and inputs of the last one
     int64_t whole_ = 0, row_words_ = 0, step_bytes_ = 0;
     int64_t ahead_ = 0;     // steps
     bool is_long_ = false;  // a group has several steps
@@ -146,7 +145,7 @@ class WholeSteps {
         BlockKernel kernel;
         const uint32_t* panel;  // from its first row on
         int64_t panel_rows;     // of the whole panel
-        float* y;
+        float* y;               // of the first tile
     };
     static constexpr int kCuts = (kMaxRows + block_rows(kBlockTiles) - 1) / block_rows(kBlockTiles);
     Rows rows_[kPanelsAtOnce * kCuts];
@@ -154,7 +153,7 @@ class WholeSteps {
 
     void cut_rows() {
         const uint32_t* panel = b_.panel;
-        float* y = b_.y + first_ * kTile;
+        float* y = b_.y;
         const int most = block_rows(tiles_);
         for (int p = 0; p < b_.panels; p++) {
             const int rows = b_.rows[p], cuts = (rows + most - 1) / most;
@@ -166,6 +165,18 @@ class WholeSteps {
             }
             panel += rows * row_words_;
         }
+    }
+
+    void begin(int first) {
+        const int64_t tile_bytes = run_.tile_bytes;
+        const bool ends = first + tiles_ == b_.count;
+        const std::byte* beyond = b_.weight->data + (b_.tile + first + tiles_) * tile_bytes;
+        first_ = first;
+        next_ = ends ? b_.next : beyond;
+        next_stride_ = ends ? b_.next_stride : tile_bytes;
+        if (patient_ && next_ == beyond) next_ = nullptr;
+        words_ = 0;
+        run_.fresh = true;
     }
 
     // What steps consist of: so many parts of so many inputs, the last one of fewer.
@@ -206,7 +217,7 @@ class WholeSteps {
             const Rows& r = rows_[i];
             run_.panel = r.panel + words_ * r.panel_rows;
             run_.panel_rows = r.panel_rows;
-            run_.y = r.y;
+            run_.y = r.y + first_ * kTile;
             r.kernel(run_);
         }
         run_.fresh = false;
@@ -215,7 +226,7 @@ class WholeSteps {
 
     // The last step of a group or of all, where it is not like the others.
     void last_step(const std::byte* chunk, int64_t codes, int64_t inputs) {
-        const int64_t part = q_.part();
+        const int64_t part = part_;
         if (inputs % (part * parts_of_block(q_.codes)) == 0)
             return piece(chunk, codes, 1, {inputs / part, part, inputs / part}, true);
         if (inputs < part && inputs % block_ == 0) return piece(chunk, codes, 1, {1, inputs, 1}, true);
