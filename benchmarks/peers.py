@@ -45,6 +45,7 @@ PEERS: dict[str, Peer] = {
     "penstock": Peer("penstock", {
         "bf16": Format("hf", 16), "int8": Format("hf", 8), "int4": Format("hf", 4), "awq": Format("awq", 4),
         "gptq": Format("gptq", 4), "w8a8": Format("w8a8", 8), **_gguf("q8_0", "q4_k_m", "q4_0"),
+        "awq+int8": Format("awq", 4), "gptq+int8": Format("gptq", 4), "w8a8+int8": Format("w8a8", 8),
         "bf16-gguf": Format("gguf:bf16", 16),
     }, "scripts/build"),
     "llamacpp": Peer("llama_cpp", _gguf("bf16", "q8_0", "q4_k_m", "q4_0", "q8_0+norepack", "q4_k_m+norepack"),
@@ -57,7 +58,10 @@ PEERS: dict[str, Peer] = {
     "transformers": Peer("transformers", {"bf16": Format("hf", 16)}, "pip install torch==2.13.0 transformers"),
 }  # fmt: skip
 OURS = "penstock"
-LEFT_OUT = ("llamacpp:q8_0+norepack", "llamacpp:q4_0", "vllm:gptq", "penstock:bf16-gguf")
+LEFT_OUT = (
+    "llamacpp:q8_0+norepack", "llamacpp:q4_0", "vllm:gptq", "penstock:bf16-gguf", "penstock:awq+int8",
+    "penstock:gptq+int8", "penstock:w8a8+int8",
+)  # fmt: skip
 """Measured only when they are asked for by name."""
 
 

@@ -1,4 +1,7 @@
-"""penstock through its offline engine; formats made at load are named by ``quantization``."""
+"""penstock through its offline engine; formats made at load are named by ``quantization``.
+
+One that ends in ``+int8`` has what is plain in the checkpoint, its output projection, made int8.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ class Engine:
         from penstock import LLM, __version__
 
         self.version = __version__
-        made = spec["format"] if spec["format"] in ("int8", "int4") else None
+        made = spec["format"].rpartition("+")[2]
+        made = made if made in ("int8", "int4") else None
         self.llm = LLM(
             spec["model"], quantization=made, threads=spec["threads"], max_model_len=spec["context"],
             skip_tokenizer_init=True, enable_prefix_caching=False, kv_cache_memory=4 << 30,

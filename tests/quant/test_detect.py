@@ -192,7 +192,11 @@ def test_wishes_that_say_what_is_there(method: dict[str, Any], wishes: list[str 
     ("config", "wish", "said"),
     [
         ({"quant_method": "awq"}, "gptq", r"'gptq': the checkpoint is quantised already \(awq\)"),
-        ({"quant_method": "gptq", "bits": 4}, "int8", r"'int8': the checkpoint is quantised already \(gptq\)"),
+        (
+            {"quant_method": "gptq", "bits": 4},
+            "fp8",
+            r"already \(gptq\); .*or say int8 or int4 for what is plain in it",
+        ),
         (None, "awq", "plain numbers, not awq; .*int8 or int4"),
         (None, "gguf", "plain numbers, not gguf"),
         (None, "int44", r"unknown \(did you mean 'int4'\?\)"),

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from penstock.checkpoints.folder import Checkpoint
 from penstock.checkpoints.load import stream_weights
-from penstock.errors import ConfigError
 from penstock.models.decoder import build
 from penstock.models.program import WeightSpec
 from penstock.models.registry import resolve
@@ -125,8 +124,22 @@ def test_a_whole_model(family: str) -> None:
         assert "int8" not in formats["vector"]
 
 
-def test_quantised_checkpoints_are_not_quantised_again() -> None:
-    with Checkpoint.open(golden("fmt_awq_g64_llama") / "ckpt") as checkpoint:
+@pytest.mark.parametrize("name", ["fmt_awq_g64_llama", "fmt_gptq_int4_sym_g128_llama", "fmt_ct_w8a8_qwen2"])
+@pytest.mark.parametrize("wish", ["int8", "int4"])
+def test_what_is_plain_in_a_quantised_checkpoint(name: str, wish: str) -> None:
+    """Its output projection becomes int8; all else stays as it is stored."""
+    with Checkpoint.open(golden(name) / "ckpt") as checkpoint:
+        facts = resolve(checkpoint.config)
         assert checkpoint.weights is not None
-        with pytest.raises(ConfigError, match=r"'int8': the checkpoint is quantised already \(awq\)"):
-            detect(checkpoint.config, checkpoint.weights, "int8")
+        architecture = facts.architecture(checkpoint.config)
+        program, rules = build(architecture), facts.rules(architecture, checkpoint.config)
+        stored, found = (detect(checkpoint.config, checkpoint.weights, w) for w in (None, wish))
+        assert found.method == f"{stored.method}, {wish}"
+        formats = [
+            {spec.name: data.format for spec, data in stream_weights(checkpoint, program, rules, each.scheme_for,
+                                                                     convert=each.convert)}
+            for each in (stored, found)
+        ]  # fmt: skip
+    changed = {n: kind for n, kind in formats[1].items() if kind != formats[0][n]}
+    assert list(changed.values()) == ["int8"]
+    assert set(changed) <= {"head.weight", "embed.weight"}

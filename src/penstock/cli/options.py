@@ -42,7 +42,7 @@ HELP = {
     "skip_tokenizer_init": "load no tokenizer: prompts and answers are token ids",
     "dtype": "arithmetic of the linear layers: auto, float32, float16, bfloat16, int8 (default: auto)",
     "max_model_len": "longest sequence, prompt and answer together, e.g. 4096 or 4K (default: the model's)",
-    "quantization": "weight format; read from the checkpoint when not given",
+    "quantization": "weight format, read from the checkpoint when not given; int8, int4: of what is plain in it",
     "revision": "branch, tag or commit of a model on a hub",
     "download_dir": "where downloads are kept (default: the hub's own cache)",
     "served_model_name": "name under which the model is served (default: as given to --model)",

@@ -83,7 +83,8 @@ def schemes(settings: Mapping[str, Any], source: Source) -> SchemeFor:
 
 
 def detect(settings: Mapping[str, Any], source: Source, wish: str | None = None) -> Quantisation:
-    """The checkpoint's format, or the one that ``wish`` (``quantization=``) makes of plain numbers at load.
+    """The checkpoint's format, and the one that ``wish`` (``quantization=``) makes of plain numbers at load: of all of
+    them, or of those that a quantised checkpoint has beside the others (its output projection, modules left out).
 
     Raises ``ConfigError`` for a wish that contradicts the checkpoint, ``UnsupportedError`` for a format without a
     reader.
@@ -92,13 +93,17 @@ def detect(settings: Mapping[str, Any], source: Source, wish: str | None = None)
     stored = quantization_config(settings)
     method = "gguf" if isinstance(source, BlockSource) else method_of(stored)
     if method:
-        if wanted not in ("", method):
+        if wanted not in ("", method, *ON_THE_FLY):
             raise ConfigError(
-                f"quantization='{wish}': the checkpoint is quantised already ({method}); leave quantization out"
+                f"quantization='{wish}': the checkpoint is quantised already ({method}); leave quantization out, "
+                f"or say {' or '.join(ON_THE_FLY)} for what is plain in it"
             )
-        if isinstance(source, BlockSource):
-            return Quantisation("gguf", _blocks_of(source))
-        return Quantisation(method, SchemesOf(METHODS[method](stored), source))
+        found: SchemeFor = (
+            _blocks_of(source) if isinstance(source, BlockSource) else SchemesOf(METHODS[method](stored), source)
+        )
+        if wanted in ON_THE_FLY:
+            return Quantisation(f"{method}, {wanted}", found, converter(wanted))
+        return Quantisation(method, found)
     if wanted and wanted not in ON_THE_FLY:
         raise ConfigError(
             f"quantization='{wish}': the checkpoint's weights are plain numbers, not {wanted}; "
