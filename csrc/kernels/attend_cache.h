@@ -75,12 +75,12 @@ struct Ahead {
     int64_t bytes = 0;
     bool far = false;  // into the second cache (with two Zen 4 cores heads of 64 read 32 instead of 25 GB/s of 37)
 };
-template <int T>
-inline void fetch_ahead(const std::byte* p, int64_t stride, Ahead ahead) {
+template <int T, int kStride>
+inline void fetch_ahead(const std::byte* p, Ahead ahead) {
     if (ahead.bytes == 0) return;
 #pragma GCC unroll 16
-    for (int t = 0; t < T; t++)
-        ahead.far ? prefetch(p + t * stride + ahead.bytes) : prefetch_near(p + t * stride + ahead.bytes);
+    for (int at = 0; at < T * kStride; at += kStride < 64 ? 64 : kStride)
+        ahead.far ? prefetch(p + at + ahead.bytes) : prefetch_near(p + at + ahead.bytes);
 }
 
 // Scores of R query rows and T groups, to scores + r * kSpanRows + t * 16: lanes are cache rows. A group's lines lie
@@ -101,7 +101,7 @@ inline void score_groups(int64_t head_dim, int every, const uint32_t* q, const s
     static_assert(S::kBytes == kv_line_bytes(type));
     const int64_t step = every * S::kBytes, bytes = head_dim / S::kInputs * step;
     for (int64_t i = 0; i < bytes; i += step, q += R) {
-        fetch_ahead<T>(w[0] + i, kv_line_bytes(type), ahead);
+        fetch_ahead<T, kv_line_bytes(type)>(w[0] + i, ahead);
         typename S::Weights line[T];
 #pragma GCC unroll 16
         for (int t = 0; t < T; t++) line[t] = S::load(w[t] + i);
@@ -137,7 +137,7 @@ inline void score_bytes(int64_t head_dim, int every, const uint32_t* q, const st
         for (int t = 0; t < T; t++) acc[r][t] = set_i(static_cast<int32_t>(q[R + r]));
     const uint32_t* a = q + 2 * R;
     for (int64_t i = 0; i < head_dim * 16 * every; i += 64 * every, a += R) {
-        fetch_ahead<T>(w[0] + i, kv_line_bytes(KVType::i8), ahead);
+        fetch_ahead<T, kv_line_bytes(KVType::i8)>(w[0] + i, ahead);
         Codes line[T];
 #pragma GCC unroll 16
         for (int t = 0; t < T; t++) line[t] = load_codes(w[t] + i);
@@ -231,7 +231,7 @@ inline void add_values(const ValueRows& v, const ValueChunk& c, const uint32_t* 
     }
     for_units<type>(v, c, [&](int unit, const std::byte* p, auto part) {
         p += d * C::kBytes;
-        fetch_ahead<T>(p, 16 * C::kBytes, v.ahead);
+        fetch_ahead<T, 16 * C::kBytes>(p, v.ahead);
         if constexpr (R * T >= 16 && !kTail) {  // computing is waited for: a word in a register serves all lines
             typename C::Line lines[T];
 #pragma GCC unroll 16
