@@ -226,10 +226,7 @@ class WholeSteps {
 
     // The last step of a group or of all, where it is not like the others.
     void last_step(const std::byte* chunk, int64_t codes, int64_t inputs) {
-        const int64_t part = part_;
-        if (inputs % (part * parts_of_block(q_.codes)) == 0)
-            return piece(chunk, codes, 1, {inputs / part, part, inputs / part}, true);
-        if (inputs < part && inputs % block_ == 0) return piece(chunk, codes, 1, {1, inputs, 1}, true);
+        if (inputs < part_ && inputs % block_ == 0) return piece(chunk, codes, 1, {1, inputs, 1}, true);
         if (run_.fresh) clear_results(b_, first_, tiles_);
         run_.fresh = false;
         for (int t = 0; t < tiles_; t++)

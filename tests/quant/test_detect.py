@@ -207,6 +207,21 @@ def test_wishes_that_contradict_are_told(config: Any, wish: str, said: str) -> N
         detect({"quantization_config": config} if config else {}, Names(), wish)
 
 
+class Blocks(Names):
+    """A GGUF file's tensors."""
+
+    def block_type(self, name: str) -> str:
+        return "q4_0"
+
+
+@pytest.mark.parametrize("wish", ["int8", "wint4"])
+def test_wishes_for_what_is_plain_in_a_quantised_checkpoint(wish: str) -> None:
+    for config, source, method in (({"quantization_config": {"quant_method": "awq"}}, Names(), "awq"),
+                                   ({}, Blocks(), "gguf")):  # fmt: skip
+        found = detect(config, source, wish)
+        assert found.convert is not None and found.method == f"{method}, {wish.removeprefix('w')}"
+
+
 @pytest.mark.parametrize("wish", ["int8", "INT4", "weight_only_int8", "weight_only_int4", "wint8"])
 def test_wishes_for_plain_numbers(wish: str) -> None:
     found = detect({}, Names(), wish)
